@@ -1,0 +1,33 @@
+"""The engine's switches. Imports no tensor library."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every switch of the engine, with the defaults of `penstock serve`.
+
+    `kv_tokens` is the size of the KV pool in tokens; None takes
+    `max_running` x the model's context, at most a quarter of the free memory.
+    """
+
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    page_size: int = 16
+    kv_tokens: int | None = None
+    max_model_len: int | None = None
+
+    max_running: int = 64  # sequences decoding or prefilling at once
+    max_step_tokens: int = 512  # tokens one step may take through the model
+    max_waiting: int = 1024  # queued requests before 429
+    max_waiting_tokens: int = 4_000_000  # queued prompt tokens before 429
+
+    batching: Literal["continuous", "static"] = "continuous"
+    fill_wait_s: float = 0.05  # static only: how long a batch waits to fill
+    kv_cache: bool = True
+    prefix_sharing: bool = True
+    chunked_prefill: bool = True

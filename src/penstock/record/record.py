@@ -1,0 +1,50 @@
+"""One record per choice: what happened to a request, in monotonic nanoseconds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Outcome(StrEnum):
+    """How a request ended. Only `FINISHED` counts as work."""
+
+    FINISHED = "finished"
+    CANCELLED = "cancelled"  # by us: a limit of the run or Ctrl-C
+    FAILED = "failed"  # by the target or the network
+    UNFINISHED = "unfinished"  # still running when the run was cut
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What happened to one choice of one request.
+
+    Times are nanoseconds of `time.monotonic_ns` on the measuring machine (of
+    virtual time for a simulated target), or None when that moment never came.
+    `event_ns[i]` is the arrival of the i-th event that carried output and
+    `event_tokens[i]` the tokens laid on it, so `sum(event_tokens)` equals
+    `output_tokens` whenever that count is known.
+    """
+
+    request_id: str
+    choice: int = 0
+    outcome: Outcome = Outcome.UNFINISHED
+    # None unless failed or cancelled; a class first, then detail: "http_429: queue full".
+    error: str | None = None
+
+    sched_ns: int
+    sent_ns: int | None = None
+    first_ns: int | None = None
+    last_ns: int | None = None
+    end_ns: int | None = None
+    event_ns: list[int] = []
+    event_tokens: list[int] = []
+
+    # Tokens: as asked by the workload, then as counted (None: unknown).
+    prompt_tokens_asked: int | None = None
+    output_tokens_asked: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    words: int = 0
+    finish_reason: str | None = None
