@@ -1,0 +1,97 @@
+"""The physical limit of one operating point, in the shape a run's summary holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from penstock.predict import roofline
+from penstock.predict.hardware import Hardware
+
+
+def limit_for(
+    facts: Mapping[str, Any] | None,
+    load: Mapping[str, Any],
+    mean_context_tokens: float,
+    input_per_output: float,
+    hardware: Hardware | None,
+) -> dict[str, Any]:
+    """Ceilings for one operating point: tokens/s, what binds, and how it was obtained.
+
+    `facts` are the engine's `ModelFacts` as a dict, `load` the point's load,
+    `mean_context_tokens` the tokens before the output token in the middle of
+    an answer (prompt + half the output), `input_per_output` the prompt tokens
+    *computed* per output token (those found in a cache cost nothing).
+    `user_speed` is that of one sequence alone; `output_throughput` that of
+    `concurrency` sequences with their prompts' prefill, or, in an open loop,
+    of as many as the KV pool holds. `fraction` is left None: `held_against`
+    fills it once there is a figure. Without facts or hardware nothing can be
+    said, and `basis` says why.
+    """
+    if facts is None:
+        return _unknown("the server does not tell its model's size")
+    if hardware is None:
+        return _unknown("the target runs on hardware that was not measured")
+    if not str(facts["device"]).startswith(hardware.device):
+        return _unknown(f"the model runs on {facts['device']}, measured was {hardware.device}")
+
+    precision = str(facts["dtype"])
+    peak = hardware.peak_flops.get(precision)
+    shape = roofline.Shape(
+        weight_bytes=facts["weight_bytes"],
+        flops_per_token=facts["flops_per_token"],
+        head_flops=facts["head_flops"],
+        attention_flops=facts["attention_flops"],
+        kv_bytes_per_token=facts["kv_bytes_per_token"],
+    )
+    sequences, whose = _sequences(facts, load, mean_context_tokens)
+    bound = partial(roofline.step_bound, bytes_per_s=hardware.read_bytes_per_s, flops_per_s=peak)
+    alone = bound(shape, 1, mean_context_tokens, 0.0)
+    together = bound(shape, sequences, mean_context_tokens, input_per_output)
+    compute = (
+        f"{peak / 1e9:,.0f} GFLOP/s measured in {precision} matrix products"
+        if peak
+        else f"the compute peak in {precision} unknown"
+    )
+    return {
+        "output_throughput": sequences / together.seconds,
+        "user_speed": 1 / alone.seconds,
+        "binds": together.binds,
+        "fraction": None,
+        "basis": (
+            f"roofline of {hardware.cores} CPU cores: {shape.weight_bytes / 1e6:,.1f} MB of "
+            f"weights read once per step and the KV cache of {whose} at {mean_context_tokens:,.0f} tokens, "
+            f"at {hardware.read_bytes_per_s / 1e9:,.0f} GB/s measured over "
+            f"{hardware.working_set_bytes / 1e6:,.1f} MB; {input_per_output:.2f} prompt tokens "
+            f"computed per output token; {compute}"
+        ),
+    }
+
+
+def held_against(limit: Mapping[str, Any], output_throughput: float | None) -> dict[str, Any]:
+    """The same limit with `fraction`: how much of it `output_throughput` (tokens/s) reaches."""
+    ceiling = limit["output_throughput"]
+    known = ceiling is not None and output_throughput is not None
+    return {**limit, "fraction": output_throughput / ceiling if known else None}
+
+
+def _sequences(
+    facts: Mapping[str, Any], load: Mapping[str, Any], context: float
+) -> tuple[float, str]:
+    """How many sequences can decode at once under this load, and that in words."""
+    if load.get("concurrency") is not None:
+        count = int(load["concurrency"])
+        return count, "1 sequence" if count == 1 else f"{count} sequences"
+    count = max(1, int(facts["pages"] * facts["page_size"] / max(context, 1)))
+    return count, f"the {count} sequences its pool holds"
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    return {
+        "output_throughput": None,
+        "user_speed": None,
+        "binds": "unknown",
+        "fraction": None,
+        "basis": why,
+    }
