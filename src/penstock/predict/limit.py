@@ -61,10 +61,10 @@ def limit_for(
         "fraction": None,
         "basis": (
             f"roofline of {hardware.cores} CPU cores: {shape.weight_bytes / 1e6:,.1f} MB of "
-            f"weights read once per step and the KV cache of {whose} at {mean_context_tokens:,.0f} tokens, "
-            f"at {hardware.read_bytes_per_s / 1e9:,.0f} GB/s measured over "
-            f"{hardware.working_set_bytes / 1e6:,.1f} MB; {input_per_output:.2f} prompt tokens "
-            f"computed per output token; {compute}"
+            f"weights read once per step, with the KV cache of {whose} at "
+            f"{mean_context_tokens:,.0f} tokens, at {hardware.read_bytes_per_s / 1e9:,.0f} GB/s "
+            f"measured over {hardware.working_set_bytes / 1e6:,.1f} MB; "
+            f"{input_per_output:.2f} prompt tokens computed per output token; {compute}"
         ),
     }
 
