@@ -22,8 +22,9 @@ class Record(msgspec.Struct, kw_only=True):
     Times are nanoseconds of `time.monotonic_ns` on the measuring machine (of
     virtual time for a simulated target), or None when that moment never came.
     `event_ns[i]` is the arrival of the i-th event that carried output and
-    `event_tokens[i]` the tokens laid on it, so `sum(event_tokens)` equals
-    `output_tokens` whenever that count is known.
+    `event_tokens[i]` the tokens laid on it. `sum(event_tokens)` equals
+    `output_tokens` whenever that count is known, or is one less: a final EOS
+    that the target counted but never sent lies on no event.
     """
 
     request_id: str
@@ -48,3 +49,5 @@ class Record(msgspec.Struct, kw_only=True):
     output_tokens: int | None = None
     words: int = 0
     finish_reason: str | None = None
+    counted_by: str | None = None  # who counted `output_tokens`: "server usage", "token ids", ...
+    laid_by: str | None = None  # how `event_tokens` was found: "event usage", ..., "evenly"

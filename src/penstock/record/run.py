@@ -1,0 +1,128 @@
+"""A run: conditions and records by operating point, as one directory on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.record.record import Outcome, Record
+from penstock.record.slo import Slo
+
+FORMAT = 1
+Condition = str | int | float | bool | None
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What was offered: so many at once, or so many a second, or a trace."""
+
+    kind: Literal["closed", "open", "trace"]
+    concurrency: int | None = None
+    rate: float | None = None  # requests/s
+
+
+class Point(msgspec.Struct, kw_only=True):
+    """One operating point.
+
+    The load runs from `start_ns` to `stop_ns`: until a closed loop has a slot
+    it can no longer fill, or an open one has sent its last request. At
+    `end_ns` everything has settled. The first `warmup` requests to be wanted
+    are the warm-up; see `steady`.
+    """
+
+    load: Load
+    start_ns: int
+    stop_ns: int
+    end_ns: int
+    warmup: int
+    conditions: dict[str, Condition] = {}
+    limit: dict[str, Any] | None = None  # what the hardware allows at this point
+    notes: list[str] = []
+    records: list[Record] = []
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """Everything known of one run. `summary` is what `bench --json` prints."""
+
+    started: str  # ISO 8601, UTC
+    target: dict[str, Any]
+    points: list[Point]
+    slos: list[Slo] = []
+    notes: list[str] = []
+    interrupted: bool = False
+    format: int = FORMAT
+    summary: dict[str, Any] = {}
+
+
+_TEXT, _COUNT, _SMALL = pa.string(), pa.int64(), pa.int32()
+_COLUMNS: dict[str, pa.DataType] = {
+    "point": _SMALL,
+    "request_id": _TEXT,
+    "choice": _SMALL,
+    "outcome": _TEXT,
+    "error": _TEXT,
+    "sched_ns": _COUNT,
+    "sent_ns": _COUNT,
+    "first_ns": _COUNT,
+    "last_ns": _COUNT,
+    "end_ns": _COUNT,
+    "event_ns": pa.list_(_COUNT),
+    "event_tokens": pa.list_(_SMALL),
+    "prompt_tokens_asked": _COUNT,
+    "output_tokens_asked": _COUNT,
+    "prompt_tokens": _COUNT,
+    "cached_tokens": _COUNT,
+    "output_tokens": _COUNT,
+    "words": _COUNT,
+    "finish_reason": _TEXT,
+    "counted_by": _TEXT,
+    "laid_by": _TEXT,
+}
+_SCHEMA = pa.schema(_COLUMNS)
+
+
+def save(run: Run, directory: Path) -> None:
+    """Write `run.json` (without records) and `requests.parquet` into `directory`.
+
+    Creates the directory. Raises `OSError` where it cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    bare = msgspec.structs.replace(
+        run, points=[msgspec.structs.replace(point, records=[]) for point in run.points]
+    )
+    text = msgspec.json.format(msgspec.json.encode(bare), indent=1)
+    (directory / "run.json").write_bytes(text + b"\n")
+    rows = [
+        {"point": index, **msgspec.structs.asdict(record)}
+        for index, point in enumerate(run.points)
+        for record in point.records
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), directory / "requests.parquet")
+
+
+def load(directory: Path) -> Run:
+    """Read a run directory.
+
+    Raises `ValueError` when it is not one, or of a format this version does not know.
+    """
+    try:
+        run = msgspec.json.decode((directory / "run.json").read_bytes(), type=Run)
+        rows = pq.read_table(directory / "requests.parquet").to_pylist()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{directory} is not a run: {error.filename or error} is missing."
+        ) from error
+    except (msgspec.DecodeError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{directory} is damaged: {error}") from error
+    if run.format != FORMAT:
+        raise ValueError(
+            f"{directory} has format {run.format}; this version of penstock reads {FORMAT}."
+        )
+    for row in rows:
+        point = run.points[row.pop("point")]
+        row["outcome"] = Outcome(row["outcome"])
+        point.records.append(Record(**row))
+    return run

@@ -1,0 +1,92 @@
+"""Three plain sentences: what one user gets, what the system gets, how far from the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def sentences(points: Sequence[dict[str, Any]]) -> list[str]:
+    """Say in words what the points of a summary say in numbers.
+
+    The first speaks of the lowest load, the second and third of the point with
+    the highest output throughput. What was not measured is said to be unknown.
+    """
+    worked = [p for p in points if p["completed"]]
+    if not worked:
+        failed = sum(p["errors"]["count"] for p in points)
+        return [
+            f"No request finished; {failed} failed.",
+            "So there is no throughput to report.",
+            "The errors are listed by class below.",
+        ]
+    lowest = min(worked, key=lambda p: p["load"]["concurrency"] or p["load"]["rate"] or 0)
+    best = max(worked, key=lambda p: p["output_throughput"]["value"] or 0)
+    return [_user(lowest), _system(best), _limit(best)]
+
+
+def _user(p: dict[str, Any]) -> str:
+    speed, words = p["user_speed"]["p50"], p["words_per_second"]["p50"]
+    wait = p["ttft_from_schedule"]["p50"]
+    pace = "text at an unknown pace" if speed is None else f"{number(speed)} tokens/s"
+    if speed is not None and words is not None:
+        pace += f" (about {number(words)} words/s)"
+    return (
+        f"{_load(p).capitalize()}, one user gets {pace} and waits {seconds(wait)} "
+        f"for the first of it{_shape(p)}."
+    )
+
+
+def _system(p: dict[str, Any]) -> str:
+    total, users = p["output_throughput"]["value"], p["user_speed"]["p50"]
+    share = "" if users is None else f", {number(users)} tokens/s to each user"
+    tail = p["ttft_from_schedule"]["p99"]
+    return (
+        f"{_load(p).capitalize()}, the system as a whole delivers "
+        f"{'an unknown number of' if total is None else number(total)} output tokens/s{share}; "
+        f"99 in 100 users see the first token within {seconds(tail)}."
+    )
+
+
+def _limit(p: dict[str, Any]) -> str:
+    limit = p["limit"]
+    if limit["fraction"] is None:
+        return f"How far that is from the hardware's limit is not known ({limit['basis']})."
+    return (
+        f"That is {limit['fraction']:.0%} of the {number(limit['output_throughput'])} tokens/s "
+        f"that {limit['binds']} allows there ({limit['basis']})."
+    )
+
+
+def _load(p: dict[str, Any]) -> str:
+    load = p["load"]
+    if load["kind"] == "closed":
+        return "alone" if load["concurrency"] == 1 else f"with {load['concurrency']} at once"
+    if load["kind"] == "open":
+        return f"at {load['rate']:g} requests/s"
+    return "under the trace" if load["rate"] is None else f"under the trace ({load['rate']:.3g}/s)"
+
+
+def _shape(p: dict[str, Any]) -> str:
+    done, tokens = p["completed"], p["tokens"]
+    if tokens["prompt"] is None or tokens["output"] is None:
+        return ""
+    return (
+        f" ({number(tokens['prompt'] / done)} prompt and {number(tokens['output'] / done)} "
+        "output tokens a request)"
+    )
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands separated: 1,230 · 45.6 · 0.789."""
+    if abs(value) >= 100:
+        magnitude = 10 ** max(len(str(int(abs(value)))) - 3, 0)
+        return f"{round(value / magnitude) * magnitude:,}"
+    return f"{value:.3g}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit a reader would choose."""
+    if value is None:
+        return "an unknown time"
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"

@@ -1,0 +1,160 @@
+"""The summary of a run: what `bench --json` prints and every report shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.record import metrics
+from penstock.record.record import Outcome, Record
+from penstock.record.run import Point, Run
+from penstock.record.sentences import sentences
+from penstock.record.slo import Slo
+from penstock.record.stats import spread, t_interval
+from penstock.record.steady import SLICES, Window, steady_window, whole_run
+
+UNKNOWN_LIMIT: dict[str, Any] = {
+    "output_throughput": None,
+    "user_speed": None,
+    "binds": "unknown",
+    "basis": "unknown: neither the model's shape nor the hardware's speed is known",
+}
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Compute the summary of a run from its records; see docs/metrics.md for its shape."""
+    points = [_point(point, run.slos) for point in run.points]
+    return {
+        "points": points,
+        "sentences": sentences(points),
+        "target": run.target,
+        "html": run.summary.get("html"),
+        "run_dir": run.summary.get("run_dir"),
+        "started": run.started,
+        "interrupted": run.interrupted,
+        "notes": [*run.notes, *_unique(note for point in run.points for note in point.notes)],
+    }
+
+
+def _point(point: Point, slos: Sequence[Slo]) -> dict[str, Any]:
+    window = steady_window(point)
+    wanted = metrics.scheduled_in(point.records, window.start_ns, window.end_ns)
+    done = metrics.finished(wanted)
+    outcomes = Counter(r.outcome for r in point.records)
+    errors = metrics.errors_by_class(point.records)
+    throughput = _rate(metrics.output_arrivals(point.records), window, point, "tokens/s")
+    speeds = [1 / t for r in done if (t := metrics.tpot(r)) is not None]
+    words = metrics.words_per_token(done)
+    return {
+        "load": {
+            "kind": point.load.kind,
+            "concurrency": point.load.concurrency,
+            "rate": point.load.rate,
+        },
+        "conditions": point.conditions,
+        "window": {
+            "start_s": (window.start_ns - point.start_ns) * metrics.NS,
+            "end_s": (window.end_ns - point.start_ns) * metrics.NS,
+            "seconds": window.seconds,
+            "steady": window.steady,
+            "whole_run": window.whole_run,
+            "reason": window.reason,
+        },
+        "output_throughput": throughput,
+        "input_throughput": _rate(metrics.input_arrivals(point.records), window, point, "tokens/s"),
+        "request_throughput": _rate(
+            metrics.request_arrivals(point.records), window, point, "requests/s"
+        ),
+        "ttft": _spread(metrics.ttft, done),
+        "ttft_from_schedule": _spread(metrics.ttft_from_schedule, done),
+        "tpot": _spread(metrics.tpot, done),
+        "itl": {
+            **spread(metrics.itl(done)),
+            "tokens_per_event": metrics.tokens_per_event(done),
+        },
+        "e2e": _spread(metrics.e2e, done),
+        "e2e_from_sent": _spread(metrics.e2e_from_sent, done),
+        "user_speed": _per_user(speeds),
+        "words_per_second": _per_user([s * words for s in speeds] if words is not None else []),
+        "goodput": _goodput(wanted, slos, window),
+        "errors": {"count": sum(errors.values()), "by_class": errors},
+        "completed": outcomes[Outcome.FINISHED],
+        "cancelled": outcomes[Outcome.CANCELLED],
+        "unfinished": outcomes[Outcome.UNFINISHED],
+        "wasted_tokens": metrics.wasted_tokens(point.records),
+        "tokens": _tokens(point.records),
+        "limit": _limit(point, throughput["value"]),
+    }
+
+
+def _spread(metric: Callable[[Record], float | None], records: Sequence[Record]) -> dict[str, Any]:
+    return {**spread([value for r in records if (value := metric(r)) is not None])}
+
+
+def _rate(arrivals: metrics.Arrivals, window: Window, point: Point, unit: str) -> dict[str, Any]:
+    """A rate inside the window with its batch-means interval, and over the whole run.
+
+    None where nothing at all could be counted although requests finished.
+    """
+    if not len(arrivals[0]) and metrics.finished(point.records):
+        return {"value": None, "unit": unit, "ci95": None, "whole_run": None}
+    all_of_it = whole_run(point)
+    slices = metrics.rates(arrivals, window.start_ns, window.end_ns, SLICES)
+    return {
+        "value": float(slices.mean()),
+        "unit": unit,
+        "ci95": None if window.whole_run else t_interval(slices.tolist()),
+        "whole_run": float(metrics.rates(arrivals, all_of_it.start_ns, all_of_it.end_ns)[0]),
+    }
+
+
+def _per_user(speeds: Sequence[float]) -> dict[str, float | None]:
+    """What users see; p10 is the slow end: nine users in ten are faster."""
+    if not speeds:
+        return {"mean": None, "p50": None, "p10": None}
+    p50, p10 = (float(q) for q in np.quantile(speeds, [0.5, 0.1]))
+    return {"mean": float(np.mean(speeds)), "p50": p50, "p10": p10}
+
+
+def _goodput(wanted: Sequence[Record], slos: Sequence[Slo], window: Window) -> dict[str, Any]:
+    good = [r for r in metrics.finished(wanted) if all(slo.met_by(r) for slo in slos)]
+    counted = all(r.output_tokens is not None for r in good)
+    return {
+        "slo": {str(slo): slo.limit_s for slo in slos} or None,
+        "requests_per_s": len(good) / window.seconds,
+        "output_tokens_per_s": (
+            sum(r.output_tokens or 0 for r in good) / window.seconds if counted else None
+        ),
+        "share": len(good) / len(wanted) if wanted else None,
+    }
+
+
+def _tokens(records: Sequence[Record]) -> dict[str, Any]:
+    done = metrics.finished(records)
+
+    def total(counts: Iterable[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
+
+    sources = _unique(r.counted_by or "unknown" for r in done)
+    return {
+        "output": total(r.output_tokens for r in done),
+        "prompt": total(r.prompt_tokens for r in done),
+        "cached": total(r.cached_tokens for r in done),
+        "source": " and ".join(sources) or "unknown",
+    }
+
+
+def _limit(point: Point, throughput: float | None) -> dict[str, Any]:
+    limit = {**UNKNOWN_LIMIT, **(point.limit or {})}
+    ceiling = limit["output_throughput"]
+    known = ceiling and throughput is not None
+    limit["fraction"] = throughput / ceiling if known and throughput is not None else None
+    return limit
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(items))
