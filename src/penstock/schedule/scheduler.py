@@ -1,0 +1,519 @@
+"""What the next step computes, for whom, into which pages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Literal
+
+from penstock.schedule.errors import QueueFull, RequestRefused
+from penstock.schedule.policy import Policy
+from penstock.schedule.pool import Pool
+from penstock.schedule.prefix import ROOT, PrefixIndex
+from penstock.schedule.sequence import STILL, Clock, Sequence, State, no_keys
+
+Reason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Tokens `start:end` of one sequence, to be computed in one step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether this chunk reaches the last known token, so that the next can be sampled."""
+        return self.end == self.sequence.target
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step, or with `steps` > 1 that many equal decode steps.
+
+    `decodes` is a live view, valid until `apply`; each of its sequences
+    computes its newest token and samples the next. `grown` are those of them
+    that got a new page. `padding` counts the idle rows of a static batch.
+    """
+
+    decodes: Collection[Sequence]
+    chunks: list[Chunk] = field(default_factory=list)
+    grown: list[Sequence] = field(default_factory=list)
+    padding: int = 0
+    steps: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Ended:
+    """The one end of a sequence."""
+
+    sequence: Sequence
+    reason: Reason
+
+
+class Scheduler:
+    """Decides step by step; its caller supplies the model and the time.
+
+    The caller loops: `schedule()` gives a plan, the model computes it,
+    `apply(plan, stopped)` tells which sequences sampled a stop token. `ended`
+    collects each sequence's single end; the caller drains it. Between the two
+    calls nothing is freed: `abort` only marks, and `apply` (or the next
+    `schedule`) frees.
+
+    A page is indexed in the plan that fills it, not when it is filled: the
+    model writes the K and V of a whole step before it reads any (see
+    `StepBatch`), so others may adopt the page within the same step. Sixty
+    prompts with one prefix, arriving together, compute it once.
+
+    The cost of a step grows with what changed: decoding sequences advance by
+    a shared clock, and a calendar holds the one next event of each, a page to
+    add or an end by length.
+    """
+
+    def __init__(self, policy: Policy, pages: int, page_size: int) -> None:
+        if pages < 1 or page_size < 1:
+            raise ValueError(f"pages={pages} and page_size={page_size} must be at least 1.")
+        policy.check(page_size)
+        self.policy = policy
+        self.page_size = page_size
+        self.pool = Pool(pages, PrefixIndex())
+        self.ended: list[Ended] = []
+        self.preemptions = 0
+
+        self._sequences: dict[Hashable, Sequence] = {}  # alive, by id
+        self._waiting: list[tuple[tuple[int, int], Sequence]] = []  # heap; may hold ended ones
+        self._waiting_count = 0
+        self._waiting_tokens = 0
+        self._prefills: dict[Sequence, None] = {}
+        self._decodes: dict[Sequence, None] = {}
+        self._clock = Clock()
+        self._calendar: list[tuple[tuple[int, int], Sequence]] = []  # heap; may hold stale entries
+        self._due: list[Sequence] = []  # decodes whose pages are full
+        self._aborted: set[Hashable] = set()
+        self._plan: StepPlan | None = None
+        self._serial = 0
+        self._events = 0
+        self._departures = 0  # how often pages or a seat came free
+        self._blocked: tuple[Sequence, int] | None = None  # head of the queue, departures seen
+        self._batch = 0  # static: rows of the batch in progress
+
+    # What the caller asks
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a seat."""
+        return len(self._prefills) + len(self._decodes)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue, preempted ones included."""
+        return self._waiting_count
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is alive."""
+        return bool(self._sequences)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to call `schedule` again though nothing arrives: a static batch stops filling."""
+        if self.policy.batching != "static" or self.running or not self._waiting_count:
+            return None
+        return self._head().arrival + self.policy.fill_wait_s
+
+    def capacity(self) -> int:
+        """Longest prompt plus output, in tokens, that the pool can hold alone.
+
+        One more than its slots: the last token sampled is never computed.
+        """
+        return self.pool.total * self.page_size + 1
+
+    def add(self, sequence: Sequence, now: float = 0.0) -> None:
+        """Queue a sequence.
+
+        Raises `RequestRefused` for what can never run, `QueueFull` for what
+        cannot be queued now, `ValueError` for an id that is alive.
+        """
+        if sequence.id in self._sequences:
+            raise ValueError(f"request id {sequence.id!r} is in use.")
+        if sequence.prompt < 1:
+            raise RequestRefused("prompt is empty; give at least one token.", field="prompt")
+        if sequence.limit <= sequence.prompt:
+            raise RequestRefused(
+                f"max_tokens={sequence.limit - sequence.prompt} must be at least 1.",
+                field="max_tokens",
+            )
+        if sequence.limit > self.capacity():
+            room = self.capacity() - sequence.prompt
+            remedy = f"Lower max_tokens to {room} or shorten" if room > 0 else "Shorten"
+            raise RequestRefused(
+                f"max_tokens={sequence.limit - sequence.prompt:,} with a "
+                f"{sequence.prompt:,}-token prompt needs {sequence.limit:,} tokens; the KV pool "
+                f"holds {self.capacity():,}. {remedy} the prompt.",
+                field="max_tokens" if room > 0 else "prompt",
+            )
+        policy = self.policy
+        if self._waiting_count >= policy.max_waiting:
+            raise QueueFull(
+                f"{self._waiting_count} requests wait already, the limit (max_waiting).",
+                retry_after_s=1.0,
+            )
+        if self._waiting_count and self._waiting_tokens + sequence.prompt > (
+            policy.max_waiting_tokens
+        ):
+            raise QueueFull(
+                f"{self._waiting_tokens:,} prompt tokens wait already; {sequence.prompt:,} more "
+                f"exceed the limit of {policy.max_waiting_tokens:,} (max_waiting_tokens).",
+                retry_after_s=1.0,
+            )
+        if not (policy.prefix_sharing and policy.kv_cache):
+            sequence.keys = no_keys
+        self._serial += 1
+        sequence.order = (sequence.priority, self._serial)
+        sequence.arrival = now
+        self._sequences[sequence.id] = sequence
+        self._queue(sequence)
+
+    def abort(self, sequence_id: Hashable) -> None:
+        """Mark a sequence for its end; unknown and ended ids are ignored."""
+        if sequence_id in self._sequences:
+            self._aborted.add(sequence_id)
+
+    def schedule(self, now: float = 0.0) -> StepPlan | None:
+        """Plan the next step, or return None when there is nothing to compute now."""
+        return self.leap(1, now)
+
+    def leap(self, limit: int, now: float = 0.0) -> StepPlan | None:
+        """Plan like `schedule`, for up to `limit` equal decode steps at once.
+
+        A plan covers several steps only while nothing but decoding happens:
+        no chunk, no new page, no end by length. Applying it leaves the same
+        state as walking those steps one by one.
+        """
+        if self._plan is not None:
+            raise RuntimeError("the last plan was not applied")
+        self._sweep()
+        plan = StepPlan(self._decodes.keys())
+        self._grow(plan)
+        budget = self.policy.max_step_tokens - len(self._decodes)
+        for sequence in sorted(self._prefills, key=lambda s: s.order):
+            if sequence in self._prefills:  # not preempted by an older one just now
+                budget -= self._advance(sequence, budget, plan)
+        self._admit(budget, plan, now)
+        if not self._decodes and not plan.chunks:
+            return None
+        if plan.grown:
+            plan.grown = [s for s in plan.grown if s.state is State.DECODE]
+        if self.policy.batching == "static":
+            plan.padding = self._batch - self.running
+        if not plan.chunks:
+            plan.steps = max(1, min(limit, self._next_event() - self._clock.tick))
+        self._plan = plan
+        return plan
+
+    def apply(self, plan: StepPlan, stopped: Iterable[Sequence] = ()) -> None:
+        """Account for a computed plan. `stopped` sampled a stop token in it.
+
+        Every decode and every chunk with `samples` has one more token now.
+        """
+        if plan is not self._plan:
+            raise RuntimeError("apply takes the plan that schedule gave last")
+        self._plan = None
+        self._clock.tick += plan.steps
+        for chunk in plan.chunks:
+            chunk.sequence.computed = chunk.end
+        for sequence in stopped:
+            self._end(sequence, "stop")
+        for chunk in plan.chunks:
+            if chunk.samples and chunk.sequence.state is State.PREFILL:
+                self._sampled(chunk.sequence)
+        self._turn_calendar()
+        self._sweep()
+
+    def fail(self) -> None:
+        """The planned step broke: end every running sequence with "error", trust no page.
+
+        Waiting sequences stay; they have computed nothing.
+        """
+        self._plan = None
+        for sequence in [*self._prefills, *self._decodes]:
+            sequence.keys = no_keys
+            self._end(sequence, "error")
+        self.pool.drop_cache()
+        self._sweep()
+
+    def check(self) -> None:
+        """Raise `AssertionError` unless all books balance. For tests, after any call."""
+        running = [*self._prefills, *self._decodes]
+        self.pool.check([s.pages for s in running])
+        for s in self._prefills:
+            assert s.state is State.PREFILL
+        for s in self._decodes:
+            assert s.state is State.DECODE
+            assert s.event is not None or s in self._due
+        for s in running:
+            assert 0 <= s.computed < s.length <= s.limit, s
+            assert s.computed <= len(s.pages) * self.page_size, s
+            assert s.indexed <= len(s.pages)
+            assert all(page in self.pool.index for page in s.pages[: s.indexed])
+        waiting = [s for s in self._sequences.values() if s.state is State.WAITING]
+        assert not any(s.pages for s in waiting)
+        assert len(waiting) == self._waiting_count
+        assert sum(s.target for s in waiting) == self._waiting_tokens
+        assert len(waiting) + len(running) == len(self._sequences)
+        assert self.running <= self.policy.max_running
+
+    # Growth of what runs
+
+    def _grow(self, plan: StepPlan) -> None:
+        """Give a page to each decode whose pages are full, oldest first."""
+        due, self._due = self._due, []
+        for sequence in sorted(due, key=lambda s: s.order):
+            if sequence.state is not State.DECODE:
+                continue
+            self._index_filled(sequence, sequence.computed)
+            while not self.pool.available and sequence.state is State.DECODE:
+                self._preempt(self._youngest())
+            if sequence.state is State.DECODE:
+                sequence.pages += self.pool.take(1)
+                plan.grown.append(sequence)
+                self._note_event(sequence)
+
+    def _advance(self, sequence: Sequence, budget: int, plan: StepPlan) -> int:
+        """Plan the next chunk of a prefill; return the tokens it takes."""
+        self._adopt(sequence)
+        start, end = sequence.computed, sequence.target
+        if self.policy.kv_cache:  # without a cache every step takes everything
+            if self.policy.chunked_prefill:
+                end = min(end, start + budget)
+            elif end - start > budget and plan.chunks:
+                return 0  # a whole prompt may exceed the budget only as the step's first
+            end = self._chunk_end(sequence, end)
+        if end <= start:
+            return 0
+        while self.pool.available < self._pages_for(end) - len(sequence.pages):
+            victim = self._youngest()
+            if victim.order <= sequence.order:
+                # Everyone younger is gone; make do with the pages there are.
+                if not (self.policy.chunked_prefill and self.policy.kv_cache):
+                    return 0
+                room = (len(sequence.pages) + self.pool.available) * self.page_size
+                end = min(end, room)
+                if end <= start:
+                    return 0
+                break
+            self._preempt(victim)
+        sequence.pages += self.pool.take(self._pages_for(end) - len(sequence.pages))
+        plan.chunks.append(Chunk(sequence, start, end))
+        self._index_filled(sequence, end)
+        return end - start
+
+    def _chunk_end(self, sequence: Sequence, end: int) -> int:
+        if end < sequence.target and self.policy.align_chunks:
+            return end - end % self.page_size
+        return end
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    # Sharing
+
+    def _adopt(self, sequence: Sequence) -> None:
+        """Take over pages that others have computed, or compute in this plan.
+
+        The last known token is always computed, since its logits are wanted.
+        """
+        while (
+            sequence.indexed == len(sequence.pages)
+            and sequence.computed == sequence.indexed * self.page_size
+            and sequence.computed + self.page_size < sequence.target
+        ):
+            page = self._next_indexed(sequence)
+            if page is None:
+                return
+            self.pool.share(page)
+            sequence.pages.append(page)
+            sequence.indexed += 1
+            sequence.computed += self.page_size
+            if not sequence.preemptions:
+                sequence.cached += self.page_size
+
+    def _next_indexed(self, sequence: Sequence) -> int | None:
+        key = sequence.keys(sequence.indexed)
+        parent = sequence.pages[sequence.indexed - 1] if sequence.indexed else ROOT
+        return None if key is None else self.pool.index.find(parent, key)
+
+    def _index_filled(self, sequence: Sequence, computed: int) -> None:
+        """Index the sequence's own pages that `computed` tokens fill."""
+        while sequence.indexed < computed // self.page_size:
+            key = sequence.keys(sequence.indexed)
+            if key is None:
+                return
+            if self._next_indexed(sequence) is not None:
+                # Another sequence filled the same page first. What follows
+                # would hang below a page that this sequence does not hold, so
+                # it stays private from here on.
+                sequence.keys = no_keys
+                return
+            parent = sequence.pages[sequence.indexed - 1] if sequence.indexed else ROOT
+            self.pool.index.insert(parent, key, sequence.pages[sequence.indexed])
+            sequence.indexed += 1
+
+    # Admission
+
+    def _admit(self, budget: int, plan: StepPlan, now: float) -> None:
+        if self.policy.batching == "static" and not self._open_batch(now):
+            return
+        while self._waiting_count and self.running < self.policy.max_running:
+            if budget <= 0 and self.policy.batching == "continuous":
+                return
+            sequence = self._head()
+            if not self._fits(sequence):
+                return
+            heappop(self._waiting)
+            self._waiting_count -= 1
+            self._waiting_tokens -= sequence.target
+            sequence.state = State.PREFILL
+            self._prefills[sequence] = None
+            budget -= self._advance(sequence, budget, plan)
+            self._batch = self.running
+
+    def _open_batch(self, now: float) -> bool:
+        """Static batching: whether a new batch may start."""
+        wake = self.wake_at
+        return wake is not None and (self._waiting_count >= self.policy.max_running or now >= wake)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether the pool has the pages that the policy wants a newcomer to find."""
+        if not self.running:
+            return True  # alone, whatever passed `add` fits
+        if self._blocked == (sequence, self._departures):
+            return False
+        policy, running = self.policy, [*self._prefills]
+        if policy.admit == "limit":
+            # Sharing is not counted on: what is shared now may part later.
+            running += self._decodes
+            owed = sum(self._pages_for(s.limit - 1) - len(s.pages) for s in running)
+            need = self._pages_for(sequence.limit - 1)
+        else:
+            known = sequence.target
+            if policy.admit == "chunk":
+                known = min(known, policy.max_step_tokens)
+            owed = sum(self._pages_for(s.target) - len(s.pages) for s in running)
+            need = self._pages_for(known) - self._found_held(sequence)
+        if self.pool.available - owed - need < int(policy.reserve * self.pool.total):
+            self._blocked = (sequence, self._departures)
+            return False
+        return True
+
+    def _found_held(self, sequence: Sequence) -> int:
+        """Count pages of the prompt that running sequences hold: adopting them takes none."""
+        parent, count = ROOT, 0
+        for i in range((sequence.target - 1) // self.page_size):
+            key = sequence.keys(i)
+            page = None if key is None else self.pool.index.find(parent, key)
+            if page is None or not self.pool.is_held(page):
+                break
+            parent, count = page, count + 1
+        return count
+
+    def _head(self) -> Sequence:
+        while self._waiting[0][1].state is not State.WAITING:
+            heappop(self._waiting)
+        return self._waiting[0][1]
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.state = State.WAITING
+        heappush(self._waiting, (sequence.order, sequence))
+        self._waiting_count += 1
+        self._waiting_tokens += sequence.target
+
+    # From one state to the next
+
+    def _sampled(self, sequence: Sequence) -> None:
+        """A prefill sampled its next token: it decodes from now on, or ends."""
+        if sequence.target + 1 >= sequence.limit:
+            self._end(sequence, "length")
+        elif self.policy.kv_cache:
+            del self._prefills[sequence]
+            sequence.state = State.DECODE
+            sequence.follow(self._clock)
+            self._decodes[sequence] = None
+            self._note_event(sequence)
+        else:
+            sequence.target += 1
+            sequence.computed = 0
+
+    def _note_event(self, sequence: Sequence) -> None:
+        """Put a decode's next event on the calendar: pages full, or length at its limit."""
+        steps = min(
+            len(sequence.pages) * self.page_size - sequence.computed,
+            sequence.limit - sequence.length,
+        )
+        self._events += 1
+        sequence.event = (self._clock.tick + steps, self._events)
+        heappush(self._calendar, (sequence.event, sequence))
+
+    def _next_event(self) -> int:
+        while self._calendar[0][0] is not self._calendar[0][1].event:
+            heappop(self._calendar)
+        return self._calendar[0][0][0]
+
+    def _turn_calendar(self) -> None:
+        """End what reached its limit; put aside what needs a page before the next step."""
+        while self._calendar and self._calendar[0][0][0] <= self._clock.tick:
+            entry, sequence = heappop(self._calendar)
+            if entry is not sequence.event:
+                continue
+            sequence.event = None
+            if sequence.length >= sequence.limit:
+                self._end(sequence, "length")
+            else:
+                self._due.append(sequence)
+        if not self._decodes:
+            self._calendar.clear()
+
+    def _youngest(self) -> Sequence:
+        return max((*self._prefills, *self._decodes), key=lambda s: s.order)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Give up a sequence's pages; it computes its tokens anew when it resumes."""
+        self._leave(sequence)
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._queue(sequence)
+
+    def _end(self, sequence: Sequence, reason: Reason) -> None:
+        if sequence.state is State.ENDED:
+            return
+        if sequence.state is State.WAITING:
+            self._waiting_count -= 1
+            self._waiting_tokens -= sequence.target
+        else:
+            self._leave(sequence)
+        sequence.state = State.ENDED
+        del self._sequences[sequence.id]
+        self._aborted.discard(sequence.id)
+        self.ended.append(Ended(sequence, reason))
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Vacate the seat and release the pages, keeping what others may reuse."""
+        self._index_filled(sequence, sequence.computed)
+        sequence.target = sequence.length
+        self._prefills.pop(sequence, None)
+        self._decodes.pop(sequence, None)
+        sequence.event = None
+        sequence.follow(STILL)
+        sequence.computed = 0
+        self.pool.release(sequence.pages)
+        sequence.pages = []
+        sequence.indexed = 0
+        self._departures += 1
+
+    def _sweep(self) -> None:
+        """End what was marked; only here, between two steps."""
+        for sequence_id in sorted(self._aborted, key=lambda i: self._sequences[i].order):
+            self._end(self._sequences[sequence_id], "abort")
