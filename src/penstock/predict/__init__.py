@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from penstock.predict.hardware import Hardware, measure
-from penstock.predict.limit import held_against, limit_for
+from penstock.predict.limit import limit_for
 
-__all__ = ["Hardware", "held_against", "limit_for", "measure"]
+__all__ = ["Hardware", "limit_for", "measure"]

@@ -25,9 +25,9 @@ def limit_for(
     *computed* per output token (those found in a cache cost nothing).
     `user_speed` is that of one sequence alone; `output_throughput` that of
     `concurrency` sequences with their prompts' prefill, or, in an open loop,
-    of as many as the KV pool holds. `fraction` is left None: `held_against`
-    fills it once there is a figure. Without facts or hardware nothing can be
-    said, and `basis` says why.
+    of as many as the KV pool holds. `fraction` is None: the summary fills it
+    once there is a figure. Without facts or hardware nothing can be said, and
+    `basis` says why.
     """
     if facts is None:
         return _unknown("the server does not tell its model's size")
@@ -49,42 +49,32 @@ def limit_for(
     bound = partial(roofline.step_bound, bytes_per_s=hardware.read_bytes_per_s, flops_per_s=peak)
     alone = bound(shape, 1, mean_context_tokens, 0.0)
     together = bound(shape, sequences, mean_context_tokens, input_per_output)
-    compute = (
-        f"{peak / 1e9:,.0f} GFLOP/s measured in {precision} matrix products"
-        if peak
-        else f"the compute peak in {precision} unknown"
-    )
+    computing = f"at {peak / 1e9:,.0f} GFLOP/s" if peak else "at an unknown peak"
     return {
         "output_throughput": sequences / together.seconds,
         "user_speed": 1 / alone.seconds,
         "binds": together.binds,
         "fraction": None,
         "basis": (
-            f"roofline of {hardware.cores} CPU cores: {shape.weight_bytes / 1e6:,.1f} MB of "
-            f"weights read once per step, with the KV cache of {whose} at "
-            f"{mean_context_tokens:,.0f} tokens, at {hardware.read_bytes_per_s / 1e9:,.0f} GB/s "
-            f"measured over {hardware.working_set_bytes / 1e6:,.1f} MB; "
-            f"{input_per_output:.2f} prompt tokens computed per output token; {compute}"
+            f"{shape.weight_bytes / 1e6:,.1f} MB of weights and {whose} of "
+            f"{mean_context_tokens:,.0f} tokens read per step at "
+            f"{hardware.read_bytes_per_s / 1e9:,.0f} GB/s (over "
+            f"{hardware.working_set_bytes / 1e6:,.1f} MB), {input_per_output:.2f} prompt tokens "
+            f"computed per output token {computing} in {precision}; "
+            f"both measured on {hardware.cores} CPU cores"
         ),
     }
-
-
-def held_against(limit: Mapping[str, Any], output_throughput: float | None) -> dict[str, Any]:
-    """The same limit with `fraction`: how much of it `output_throughput` (tokens/s) reaches."""
-    ceiling = limit["output_throughput"]
-    known = ceiling is not None and output_throughput is not None
-    return {**limit, "fraction": output_throughput / ceiling if known else None}
 
 
 def _sequences(
     facts: Mapping[str, Any], load: Mapping[str, Any], context: float
 ) -> tuple[float, str]:
-    """How many sequences can decode at once under this load, and that in words."""
+    """How many sequences can decode at once under this load, and what they keep, in words."""
     if load.get("concurrency") is not None:
         count = int(load["concurrency"])
-        return count, "1 sequence" if count == 1 else f"{count} sequences"
-    count = max(1, int(facts["pages"] * facts["page_size"] / max(context, 1)))
-    return count, f"the {count} sequences its pool holds"
+    else:
+        count = max(1, int(facts["pages"] * facts["page_size"] / max(context, 1)))
+    return count, "the KV of 1 sequence" if count == 1 else f"the KV of {count} sequences"
 
 
 def _unknown(why: str) -> dict[str, Any]:
