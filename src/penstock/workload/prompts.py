@@ -1,0 +1,177 @@
+"""Where prompts come from, and how they are cut to the wanted number of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from penstock.workload import stdlib
+
+Content = str | list[dict[str, Any]]  # text, or chat messages
+CHARACTERS_PER_TOKEN = 4.0  # of English and code, where nobody can count
+
+
+class Prompts(Protocol):
+    """A source of prompts.
+
+    `description` goes into the conditions; `exact` says whether the wanted
+    lengths are met by count rather than by estimate, and `sized` whether the
+    source heeds the wanted length at all.
+    """
+
+    description: str
+    sized: bool
+    exact: bool
+
+    def prompt(self, index: int, tokens: int) -> Content:
+        """The prompt of request `index`; the same index gives the same prompt."""
+        ...
+
+
+class CutPrompts:
+    """Prompts cut out of one long text, each from a line of its own.
+
+    Every prompt opens with a line of salt and index, so that no two share a
+    prefix: neither within a run nor, with a fresh salt, with an earlier run.
+    A server's prefix cache then cannot flatter it.
+    """
+
+    sized = True
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        source: str,
+        salt: str,
+        seed: int,
+        tokenizer: Tokenizer | None = None,
+        characters_per_token: float = CHARACTERS_PER_TOKEN,
+    ) -> None:
+        if not text.strip():
+            raise ValueError(f"{source} holds no text to cut prompts from.")
+        self.text = text
+        self.salt = salt
+        self.seed = seed
+        self.tokenizer = tokenizer
+        self.characters_per_token = characters_per_token
+        self.exact = tokenizer is not None
+        how = "by token count" if self.exact else f"at {characters_per_token:.2f} characters/token"
+        self.description = f"unique, cut {how} from {source}"
+
+    def prompt(self, index: int, tokens: int) -> str:
+        """A text of `tokens` tokens: exactly so, or fewer by a merge at the cut, if countable."""
+        rng = np.random.default_rng([self.seed, index])
+        start = self.text.find("\n", int(rng.integers(len(self.text)))) + 1
+        head = f"# {self.salt} {index}\n"
+        if self.tokenizer is None:
+            return self._from(start, head, round(tokens * self.characters_per_token))
+        # Tokens of source text hold 2 to 6 characters; widen until enough are there.
+        size = tokens * 6
+        encoded = self.tokenizer.encode(self._from(start, head, size))
+        while len(encoded.ids) < tokens:
+            size *= 2
+            encoded = self.tokenizer.encode(self._from(start, head, size))
+        text = self._from(start, head, size)
+        end = tokens
+        while True:
+            cut = text[: encoded.offsets[end - 1][1]]
+            # Cutting can split what the tokenizer would have merged: count again.
+            excess = len(self.tokenizer.encode(cut).ids) - tokens
+            if excess <= 0 or end - excess < 1:
+                return cut
+            end -= excess
+
+    def _from(self, start: int, head: str, size: int) -> str:
+        """`size` characters: the head, then the text from `start`, round and round."""
+        body = self.text[start : start + size]
+        while len(head) + len(body) < size:
+            body += self.text[: size - len(body)]
+        return (head + body)[:size]
+
+
+class GivenPrompts:
+    """Prompts from a JSONL file, used as they are, in order, again from the top when exhausted."""
+
+    sized = False
+    exact = True
+
+    def __init__(self, path: Path) -> None:
+        self.items = _read_jsonl(path)
+        self.description = f"{len(self.items)} as given in {path.name}"
+
+    def prompt(self, index: int, tokens: int) -> Content:
+        """The file's prompt; `tokens` is not heeded."""
+        return self.items[index % len(self.items)]
+
+
+class _Line(msgspec.Struct):
+    prompt: str | None = None
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+
+
+def _read_jsonl(path: Path) -> list[Content]:
+    decoder = msgspec.json.Decoder(_Line)
+    items: list[Content] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                entry = decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            content = entry.messages or entry.prompt or entry.text
+            if not content:
+                raise ValueError(
+                    f"{path}, line {number}: no prompt; each line needs "
+                    '"prompt" (or "text") or "messages".'
+                )
+            items.append(content)
+    if not items:
+        raise ValueError(f"{path} holds no prompt.")
+    return items
+
+
+def from_file(
+    path: Path,
+    *,
+    salt: str,
+    seed: int,
+    tokenizer: Tokenizer | None,
+    characters_per_token: float,
+) -> Prompts:
+    """Prompts of a `.jsonl` file as they are, or cut out of any other file's text."""
+    if path.suffix == ".jsonl":
+        return GivenPrompts(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    return CutPrompts(
+        text,
+        source=path.name,
+        salt=salt,
+        seed=seed,
+        tokenizer=tokenizer,
+        characters_per_token=characters_per_token,
+    )
+
+
+def held_out_stdlib(
+    *, salt: str, seed: int, tokenizer: Tokenizer | None, characters_per_token: float
+) -> Prompts:
+    """Prompts cut from the standard library's modules that the embedded model never saw."""
+    return CutPrompts(
+        "\n".join(text for _, text in stdlib.texts("held_out")),
+        source="held-out standard-library sources",
+        salt=salt,
+        seed=seed,
+        tokenizer=tokenizer,
+        characters_per_token=characters_per_token,
+    )
