@@ -1,0 +1,136 @@
+"""Where the keys and values of computed tokens live: a pool of pages for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayer:
+    """Shape of one layer's keys and values; pruned models vary it from layer to layer.
+
+    A layer with `shares` keeps nothing of its own: it reads what the earlier
+    layer of that index wrote, and must have the same shape.
+    """
+
+    heads: int
+    head_dim: int
+    shares: int | None = None
+
+
+class KVPages(Protocol):
+    """One layer's pages in one storage format.
+
+    Whatever the format, rows go in and come out in the precision of the model,
+    K and V side by side: `[..., 2, heads, head_dim]`.
+    """
+
+    bytes_per_page: int
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """Store `kv` [T, 2, heads, head_dim] at `slots` int64 [T], overwriting.
+
+        Slots of one call are distinct; slot = page * page_size + offset.
+        """
+
+    def gather(self, pages: Tensor) -> Tensor:
+        """Copy out whole pages, in the order of `pages` int64 [N].
+
+        Returns [N, page_size, 2, heads, head_dim]. Slots never written hold
+        finite numbers, so that masking them out is enough.
+        """
+
+
+class PlainPages:
+    """Pages kept as they are computed, in fp32 or bf16."""
+
+    def __init__(
+        self, layer: KVLayer, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        # Token-major: a page is one contiguous run of memory and a gather copies
+        # whole runs; K and V of a token lie together, so a row is one write.
+        shape = (pages, page_size, 2, layer.heads, layer.head_dim)
+        self._pool = torch.zeros(shape, dtype=dtype, device=device)
+        self._slots = self._pool.view(pages * page_size, 2, layer.heads, layer.head_dim)
+        self.bytes_per_page = self._pool[0].nbytes
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """As `KVPages.write`."""
+        self._slots.index_copy_(0, slots, kv)
+
+    def gather(self, pages: Tensor) -> Tensor:
+        """As `KVPages.gather`."""
+        return self._pool.index_select(0, pages)
+
+
+class KVStore:
+    """The K and V of every layer, addressed by the page ids that the scheduler hands out.
+
+    Contract:
+
+    - Page ids are 0..pages-1 and mean the same page in every layer. The store
+      knows no owner and no reference count: who may read or write a page, and
+      when it is free, is the scheduler's affair. Pages need no clearing.
+    - A sequence's *table* lists its pages in order. Slot i of a sequence is
+      offset i % page_size of page table[i // page_size]. All pages of a table
+      but the last are full. A page may be listed in many tables (a shared
+      prefix), and a table may lose pages from its middle (eviction): keys carry
+      their rotary position within, so what remains stays valid.
+    - `layer(i)` is the store of decoder layer i; layers that share K and V
+      return the same object, and only the first of them writes.
+    - The storage format is an implementation of `KVPages`; neither the
+      scheduler nor attention depends on it.
+
+    Raises `ValueError` when a layer shares with one that is not earlier or has
+    another shape, and for a dtype without a storage format.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[KVLayer],
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(
+                f"dtype={dtype} is no storage format for K and V: float32 or bfloat16."
+            )
+        self.pages = pages
+        self.page_size = page_size
+        self._layers: list[KVPages] = []
+        for index, layer in enumerate(layers):
+            if layer.shares is None:
+                self._layers.append(
+                    PlainPages(layer, pages, page_size, dtype, torch.device(device))
+                )
+                continue
+            if not 0 <= layer.shares < index:
+                raise ValueError(f"layer {index} shares K and V with {layer.shares}: not earlier.")
+            other = layers[layer.shares]
+            if (other.heads, other.head_dim) != (layer.heads, layer.head_dim):
+                raise ValueError(
+                    f"layer {index} has {layer.heads} KV heads of {layer.head_dim}, "
+                    f"but shares with layer {layer.shares}: {other.heads} of {other.head_dim}."
+                )
+            self._layers.append(self._layers[layer.shares])
+
+    def layer(self, index: int) -> KVPages:
+        """The pages that decoder layer `index` reads."""
+        return self._layers[index]
+
+    @property
+    def bytes_per_page(self) -> int:
+        """Bytes of one page over all layers, shared ones counted once."""
+        return sum(pages.bytes_per_page for pages in {id(p): p for p in self._layers}.values())
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's K and V over all layers."""
+        return self.bytes_per_page // self.page_size

@@ -1,0 +1,227 @@
+"""What a checkpoint's `config.json` says of the model, in one spelling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+
+
+class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Rotary embedding: base frequency and how it is stretched to longer contexts.
+
+    `linear` divides every frequency by `factor` (Chen et al. 2023); `llama3`
+    divides only the slow ones and blends between (Llama 3.1 release).
+    """
+
+    theta: float = 10_000.0
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0  # the last three: llama3 only
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+    def frequencies(self, head_dim: int) -> list[float]:
+        """Radians per position of each of the `head_dim / 2` rotated pairs."""
+        plain = [self.theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+        if self.kind == "llama3":
+            return [self._llama3(f) for f in plain]
+        return [f / self.factor for f in plain]
+
+    def _llama3(self, frequency: float) -> float:
+        turns = self.original_context * frequency / (2 * math.pi)
+        low, high = self.low_freq_factor, self.high_freq_factor
+        # 0 below `low` turns in the original context, 1 above `high`, linear between.
+        kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+        return kept * frequency + (1 - kept) * frequency / self.factor
+
+
+class LayerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Shape of one decoder layer. Layers of a pruned model differ from each other."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_size: int
+    window: int | None = None  # slots a row attends, its own included; None: all
+    qkv_bias: bool = False
+    output_bias: bool = False
+    ffn_bias: bool = False
+    qk_norm: bool = False
+    shares_kv: int | None = None  # index of the earlier layer whose K and V this one reads
+
+    def __post_init__(self) -> None:
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ValueError(
+                f"num_attention_heads={self.heads} must be a multiple of "
+                f"num_key_value_heads={self.kv_heads}."
+            )
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even for rotary embedding.")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"sliding_window={self.window} must be at least 1, or null.")
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder-only transformer, one `LayerConfig` per layer."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    max_positions: int
+    norm_eps: float
+    rope: RopeConfig
+    layers: tuple[LayerConfig, ...]
+    tied_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    checkpoint_dtype: str | None  # precision the weights were saved in, where the config says
+
+    @staticmethod
+    def load(directory: Path) -> ModelConfig:
+        """Read `config.json`, and the end-of-sequence ids of `generation_config.json`.
+
+        Raises `FileNotFoundError` without a `config.json`, `ValueError` naming
+        the field that this engine cannot honour.
+        """
+        path = directory / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory} holds no config.json: not a model directory.")
+        generation = directory / "generation_config.json"
+        return from_hf(
+            msgspec.json.decode(path.read_bytes()),
+            msgspec.json.decode(generation.read_bytes()) if generation.is_file() else {},
+        )
+
+
+def from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> ModelConfig:
+    """Translate a Hugging Face config (of transformers 4 or 5) into ours.
+
+    `generation` is the content of `generation_config.json`: its `eos_token_id`,
+    where it names any, replaces the config's, as in `transformers`.
+    Raises `ValueError` naming the field that this engine cannot honour.
+    """
+    family = _family(config)
+    _refuse_unsupported(config)
+    eos = (generation or {}).get("eos_token_id")
+    eos = config.get("eos_token_id") if eos is None else eos
+    return ModelConfig(
+        architecture=family,
+        vocab_size=_need(config, "vocab_size"),
+        hidden_size=_need(config, "hidden_size"),
+        max_positions=_need(config, "max_position_embeddings"),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope=_rope(config),
+        layers=_layers(config, family),
+        tied_embeddings=config.get("tie_word_embeddings", False),
+        bos_token_id=config.get("bos_token_id"),
+        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+        checkpoint_dtype=config.get("dtype") or config.get("torch_dtype"),
+    )
+
+
+def _family(config: Mapping[str, Any]) -> str:
+    named = (config.get("architectures") or [None])[0]
+    family = ARCHITECTURES.get(named) if named else config.get("model_type")
+    if family not in ARCHITECTURES.values():
+        raise ValueError(
+            f"architectures={named or family!r} is not supported; "
+            f"this engine runs {', '.join(ARCHITECTURES)}."
+        )
+    return str(family)
+
+
+def _need(config: Mapping[str, Any], field: str) -> Any:
+    value = config.get(field)
+    if value is None:
+        raise ValueError(f"config.json has no {field}, which this engine needs.")
+    return value
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    if (act := config.get("hidden_act", "silu")) != "silu":
+        raise ValueError(f"hidden_act={act!r} is not supported; this engine computes 'silu'.")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown")
+        raise ValueError(
+            f"quantization_config.quant_method={method!r} is not supported; "
+            "give a checkpoint in fp32, fp16 or bf16."
+        )
+
+
+def _rope(config: Mapping[str, Any]) -> RopeConfig:
+    # transformers 5 keeps everything in `rope_parameters`; before, the base stood
+    # apart as `rope_theta` and the type was spelled `type`, later `rope_type`.
+    field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    given = config.get(field) or {}
+    theta = given.get("rope_theta", config.get("rope_theta", 10_000.0))
+    if (rotated := given.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise ValueError(f"{field}.partial_rotary_factor={rotated} is not supported, only 1.0.")
+
+    def need(name: str) -> Any:
+        if name not in given:
+            raise ValueError(f"{field} of type {kind!r} lacks {name}.")
+        return given[name]
+
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "default":
+        return RopeConfig(theta=theta)
+    if kind == "linear":
+        return RopeConfig(theta=theta, kind="linear", factor=need("factor"))
+    if kind == "llama3":
+        return RopeConfig(
+            theta=theta,
+            kind="llama3",
+            factor=need("factor"),
+            low_freq_factor=need("low_freq_factor"),
+            high_freq_factor=need("high_freq_factor"),
+            original_context=need("original_max_position_embeddings"),
+        )
+    raise ValueError(f"{field}.rope_type={kind!r} is not supported: default, linear or llama3.")
+
+
+def _layers(config: Mapping[str, Any], family: str) -> tuple[LayerConfig, ...]:
+    heads = _need(config, "num_attention_heads")
+    attention_bias = config.get("attention_bias", False) and family in ("llama", "qwen3")
+    layer = LayerConfig(
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or _need(config, "hidden_size") // heads,
+        ffn_size=_need(config, "intermediate_size"),
+        qkv_bias=family == "qwen2" or attention_bias,
+        output_bias=attention_bias,
+        ffn_bias=family == "llama" and config.get("mlp_bias", False),
+        qk_norm=family == "qwen3",
+    )
+    windows = _windows(config, family, _need(config, "num_hidden_layers"))
+    return tuple(msgspec.structs.replace(layer, window=window) for window in windows)
+
+
+def _windows(config: Mapping[str, Any], family: str, count: int) -> list[int | None]:
+    window = config.get("sliding_window")
+    if family == "llama" or window is None:
+        return [None] * count
+    if family == "mistral":
+        return [window] * count
+    if not config.get("use_sliding_window", False):
+        return [None] * count
+    types = config.get("layer_types")
+    if types is None:
+        full = config.get("max_window_layers", count)  # the first so many see everything
+        return [None if i < full else window for i in range(count)]
+    known = {"full_attention": None, "sliding_attention": window}
+    if len(types) != count or (set(types) - known.keys()):
+        raise ValueError(
+            f"layer_types={types} must give one of {', '.join(known)} for each of {count} layers."
+        )
+    return [known[kind] for kind in types]

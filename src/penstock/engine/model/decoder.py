@@ -1,0 +1,130 @@
+"""The transformer: from a ragged batch of tokens to logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from penstock.engine.kernels import attention
+from penstock.engine.kv import KVLayer, KVStore
+from penstock.engine.model.batch import StepBatch
+from penstock.engine.model.config import LayerConfig, ModelConfig
+
+Angles = tuple[Tensor, Tensor]  # cos and sin, each [T, 1, head_dim]
+
+
+class Layer:
+    """Weights of one layer, [out, in] as in the checkpoint, biases None where it has none.
+
+    Projections of the same input are one matrix: q, k and v; gate and up. A
+    layer that shares an earlier layer's K and V has q alone.
+    """
+
+    def __init__(
+        self, shape: LayerConfig, hidden: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        def empty(*size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
+
+        self.shape = shape
+        own_kv = 2 * shape.kv_heads if shape.shares_kv is None else 0
+        q, qkv = shape.heads * shape.head_dim, (shape.heads + own_kv) * shape.head_dim
+        self.attention_norm = empty(hidden)
+        self.qkv = empty(qkv, hidden)
+        self.qkv_bias = empty(qkv) if shape.qkv_bias else None
+        self.q_norm = empty(shape.head_dim) if shape.qk_norm else None
+        self.k_norm = empty(shape.head_dim) if shape.qk_norm and own_kv else None
+        self.output = empty(hidden, q)
+        self.output_bias = empty(hidden) if shape.output_bias else None
+        self.ffn_norm = empty(hidden)
+        self.gate_up = empty(2 * shape.ffn_size, hidden)
+        self.gate_up_bias = empty(2 * shape.ffn_size) if shape.ffn_bias else None
+        self.down = empty(hidden, shape.ffn_size)
+        self.down_bias = empty(hidden) if shape.ffn_bias else None
+
+
+class Decoder:
+    """A decoder-only transformer. Construction leaves the weights unset: see `loader`."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str) -> None:
+        def table() -> Tensor:
+            return torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
+
+        self.config = config
+        self.embedding = table()
+        self.head = self.embedding if config.tied_embeddings else table()
+        self.norm = torch.empty(config.hidden_size, dtype=dtype, device=device)
+        self.layers = [Layer(layer, config.hidden_size, dtype, device) for layer in config.layers]
+        self._windows = {layer.window for layer in config.layers}
+        self._frequencies = {
+            size: torch.tensor(config.rope.frequencies(size), dtype=torch.float32, device=device)
+            for size in {layer.head_dim for layer in config.layers}
+        }
+
+    def kv_layers(self) -> list[KVLayer]:
+        """What a `KVStore` must hold for this model."""
+        return [
+            KVLayer(layer.kv_heads, layer.head_dim, layer.shares_kv) for layer in self.config.layers
+        ]
+
+    def forward(self, batch: StepBatch, kv: KVStore) -> Tensor:
+        """Take every row of `batch` through the model, writing its K and V into `kv`.
+
+        Returns fp32 logits [L, vocab] of `batch.logit_rows`. The caller holds
+        `torch.inference_mode()`.
+        """
+        x = F.embedding(batch.tokens, self.embedding)  # [T, hidden]
+        angles = {size: self._angles(batch.positions, size) for size in self._frequencies}
+        plan = attention.plan(batch, self._windows, x.dtype)
+        for index, layer in enumerate(self.layers):
+            h = self._normed(x, layer.attention_norm)
+            q, kv_rows = self._qkv(layer, h, angles[layer.shape.head_dim])
+            pages = kv.layer(index)
+            if kv_rows is not None:
+                pages.write(batch.slots, kv_rows)
+            h = attention.attend(q, pages, plan, layer.shape.window)
+            _add_linear(x, h, layer.output, layer.output_bias)
+
+            h = self._normed(x, layer.ffn_norm)
+            gate, up = F.linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            _add_linear(x, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+        x = self._normed(x.index_select(0, batch.logit_rows), self.norm)
+        return F.linear(x, self.head).float()
+
+    def _qkv(self, layer: Layer, h: Tensor, angles: Angles) -> tuple[Tensor, Tensor | None]:
+        """Queries [T, heads, head_dim], and K and V [T, 2, kv_heads, head_dim]; q and k rotated."""
+        shape = layer.shape
+        rows = F.linear(h, layer.qkv, layer.qkv_bias).view(len(h), -1, shape.head_dim)
+        own_kv = shape.kv_heads if shape.shares_kv is None else 0
+        q, k, _ = torch.split(rows, [shape.heads, own_kv, own_kv], dim=1)
+        if layer.q_norm is not None:
+            q.copy_(self._normed(q, layer.q_norm))
+        if layer.k_norm is not None:
+            k.copy_(self._normed(k, layer.k_norm))
+        _rotate(rows[:, : shape.heads + own_kv], *angles)
+        kv = rows[:, shape.heads :].view(len(h), 2, -1, shape.head_dim) if own_kv else None
+        return q, kv
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+
+    def _angles(self, positions: Tensor, head_dim: int) -> Angles:
+        turns = positions[:, None] * self._frequencies[head_dim]  # [T, head_dim / 2]
+        cos, sin = turns.cos(), turns.sin()
+        # The sign of `_rotate` stands in the sine: [-sin, sin].
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        return cos[:, None].to(self.norm.dtype), sin[:, None].to(self.norm.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary embedding in place: pairs are (i, i + head_dim/2), as in HF checkpoints."""
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    x.mul_(cos).addcmul_(swapped, sin)
+
+
+def _add_linear(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Add `h @ weight.T + bias` to `x`, in place."""
+    x.addmm_(h, weight.t())
+    if bias is not None:
+        x.add_(bias)

@@ -1,0 +1,142 @@
+"""From a Hugging Face checkpoint on disk to a decoder in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.decoder import Decoder
+
+
+def load(
+    directory: Path, dtype: torch.dtype, device: torch.device | str
+) -> tuple[ModelConfig, Decoder]:
+    """Read a model directory in HF layout: `config.json` and safetensors, sharded or not.
+
+    Raises `FileNotFoundError` or `ValueError` saying what is missing, has the
+    wrong shape or cannot be honoured.
+    """
+    config = ModelConfig.load(directory)
+    return config, load_weights(config, directory, dtype, device)
+
+
+def load_weights(
+    config: ModelConfig, directory: Path, dtype: torch.dtype, device: torch.device | str
+) -> Decoder:
+    """Build the decoder of `config` and fill it from the safetensors files of `directory`.
+
+    Each tensor is copied from the mapped file into its place, cast to `dtype`,
+    so memory holds the weights once. Raises as `load`.
+    """
+    files = _files(directory)
+    decoder = Decoder(config, dtype, device)
+    wanted = checkpoint_views(decoder)
+    for name, tensor in _tensors(files):
+        if name.endswith("rotary_emb.inv_freq") or (
+            name == "lm_head.weight" and config.tied_embeddings
+        ):
+            continue  # older checkpoints save what the config already says
+        view = wanted.pop(name, None)
+        if view is None:
+            raise ValueError(f"unexpected tensor {name} in {directory}: not in this architecture.")
+        if view.shape != tensor.shape:
+            raise ValueError(
+                f"tensor {name} has shape {list(tensor.shape)}; config.json asks for "
+                f"{list(view.shape)}."
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"tensor {name} holds {tensor.dtype}: quantized weights need a format")
+        view.copy_(tensor)
+    if wanted:
+        names = sorted(wanted)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ValueError(f"{directory} lacks the tensors {', '.join(names[:5])}{more}.")
+    return decoder
+
+
+def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
+    """The decoder's weights under their names in an HF checkpoint.
+
+    Fused matrices appear as views of their parts, so that copying into a view
+    loads the part, and reading one saves it.
+    """
+    views = {"model.embed_tokens.weight": decoder.embedding, "model.norm.weight": decoder.norm}
+    if not decoder.config.tied_embeddings:
+        views["lm_head.weight"] = decoder.head
+    for index, layer in enumerate(decoder.layers):
+        shape, prefix = layer.shape, f"model.layers.{index}"
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        parts: dict[str, Tensor | None] = {
+            "input_layernorm.weight": layer.attention_norm,
+            "post_attention_layernorm.weight": layer.ffn_norm,
+            "self_attn.q_norm.weight": layer.q_norm,
+            "self_attn.k_norm.weight": layer.k_norm,
+            "self_attn.o_proj.weight": layer.output,
+            "self_attn.o_proj.bias": layer.output_bias,
+            "mlp.down_proj.weight": layer.down,
+            "mlp.down_proj.bias": layer.down_bias,
+        }
+        projections = {"q": q, "k": kv, "v": kv} if shape.shares_kv is None else {"q": q}
+        for kind, fused in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
+            if fused is not None:
+                split = torch.split(fused, list(projections.values()))
+                for name, part in zip(projections, split, strict=True):
+                    parts[f"self_attn.{name}_proj.{kind}"] = part
+        for kind, fused in (("weight", layer.gate_up), ("bias", layer.gate_up_bias)):
+            if fused is not None:
+                parts[f"mlp.gate_proj.{kind}"], parts[f"mlp.up_proj.{kind}"] = fused.chunk(2)
+        views |= {f"{prefix}.{name}": part for name, part in parts.items() if part is not None}
+    return views
+
+
+def parameters(decoder: Decoder) -> int:
+    """Weights of the model; a tied embedding counts once."""
+    return sum(view.numel() for view in checkpoint_views(decoder).values())
+
+
+def weight_bytes(decoder: Decoder) -> int:
+    """Bytes of weights one step reads: all but the embedding table, of which it reads rows."""
+    views = checkpoint_views(decoder)
+    if not decoder.config.tied_embeddings:
+        del views["model.embed_tokens.weight"]
+    return sum(view.nbytes for view in views.values())
+
+
+def flops_per_token(decoder: Decoder) -> int:
+    """2 x weights multiplied for a token whose logits are wanted, attention apart."""
+    matrices = [decoder.head]
+    for layer in decoder.layers:
+        matrices += [layer.qkv, layer.output, layer.gate_up, layer.down]
+    return 2 * sum(matrix.numel() for matrix in matrices)
+
+
+def _files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        files = [directory / shard for shard in shards]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{index} names {', '.join(missing)}, not in the directory.")
+        return files
+    single = directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if pickled := sorted(p.name for s in ("bin", "pt", "pth") for p in directory.glob(f"*.{s}")):
+        raise ValueError(
+            f"{directory} holds {pickled[0]}: pickled weights can run code when read and are "
+            "refused. Convert them to safetensors with save_pretrained(safe_serialization=True)."
+        )
+    raise FileNotFoundError(f"{directory} holds no model.safetensors and no index of shards.")
+
+
+def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                yield name, opened.get_tensor(name)
