@@ -61,7 +61,7 @@ def limit_for(
             f"{hardware.read_bytes_per_s / 1e9:,.0f} GB/s (over "
             f"{hardware.working_set_bytes / 1e6:,.1f} MB), {input_per_output:.2f} prompt tokens "
             f"computed per output token {computing} in {precision}; "
-            f"both measured on {hardware.cores} CPU cores"
+            f"measured on {hardware.cores} CPU cores"
         ),
     }
 

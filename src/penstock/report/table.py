@@ -1,0 +1,184 @@
+"""The figures of a run as rows of text, operating points side by side; every report shows these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.record.sentences import number
+
+Points = Sequence[Mapping[str, Any]]
+NONE = "–"
+LATENCIES = {
+    "ttft": "Time to first token",
+    "ttft_from_schedule": "… from schedule",
+    "tpot": "Time per output token",
+    "itl": "Gap between events",
+    "e2e": "Whole answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One figure as text; `spread` is its 95 % interval, `doubtful` that it has few samples."""
+
+    text: str
+    spread: str = ""
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantity in one unit, a cell for each operating point.
+
+    Rows of one label that follow each other differ in `detail`, the quantile.
+    """
+
+    label: str
+    unit: str
+    cells: list[Cell]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows that belong together."""
+
+    title: str
+    rows: list[Row]
+
+
+def heading(point: Mapping[str, Any]) -> str:
+    """The load of an operating point in two or three words."""
+    load = point["load"]
+    if load["kind"] == "closed":
+        return f"{load['concurrency']} at once"
+    rate = NONE if load["rate"] is None else f"{number(load['rate'])} req/s"
+    return rate if load["kind"] == "open" else "trace" if rate == NONE else f"trace, {rate}"
+
+
+def sections(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -> list[Section]:
+    """All figures of these points, throughput apart from latency."""
+    return [
+        Section("One user gets", list(_user(points))),
+        Section("The system gets", list(_system(points))),
+        Section("Latency", list(_latency(points, quantiles))),
+        Section("What it rests on", list(_basis(points))),
+    ]
+
+
+def _user(points: Points) -> Iterator[Row]:
+    yield _row(points, "Speed", "tokens/s", lambda p: p["user_speed"]["p50"], "p50")
+    yield _row(points, "Speed", "tokens/s", lambda p: p["user_speed"]["p10"], "p10")
+    yield _row(points, "Words", "words/s", lambda p: p["words_per_second"]["p50"], "p50")
+
+
+def _system(points: Points) -> Iterator[Row]:
+    for key, label in (
+        ("output_throughput", "Output"),
+        ("input_throughput", "Input"),
+        ("request_throughput", "Requests"),
+    ):
+        unit = points[0][key]["unit"]
+        cells = [Cell(_text(p[key]["value"]), _half_width(p[key]["ci95"])) for p in points]
+        yield Row(label, unit, cells)
+    if any(p["goodput"]["slo"] for p in points):
+        yield _row(points, "Goodput", "requests/s", lambda p: p["goodput"]["requests_per_s"])
+        yield _row(points, "Requests within SLO", "%", lambda p: _percent(p["goodput"]["share"]))
+    yield _row(points, "Hardware's limit", "tokens/s", lambda p: p["limit"]["output_throughput"])
+    yield _row(points, "Share of that limit", "%", lambda p: _percent(p["limit"]["fraction"]))
+
+
+def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
+    for key, label in LATENCIES.items():
+        known = [p[key][q] for p in points for q in quantiles if p[key][q] is not None]
+        in_seconds = max(known, default=0.0) >= 1
+        for quantile in quantiles:
+            cells = [
+                Cell(
+                    _text(p[key][quantile], 1 if in_seconds else 1000),
+                    doubtful=0 < p[key]["n"] < p[key]["needs"][quantile],
+                )
+                for p in points
+            ]
+            yield Row(label, "s" if in_seconds else "ms", cells, detail=quantile)
+
+
+def _basis(points: Points) -> Iterator[Row]:
+    yield _row(points, "Finished", "requests", lambda p: p["completed"])
+    yield _row(points, "Errors", "requests", lambda p: p["errors"]["count"])
+    if any(p["cancelled"] for p in points):
+        yield _row(points, "Cancelled", "requests", lambda p: p["cancelled"])
+    if any(p["unfinished"] for p in points):
+        yield _row(points, "Unfinished", "requests", lambda p: p["unfinished"])
+    if any(p["wasted_tokens"] for p in points):
+        yield _row(points, "Wasted output", "tokens", lambda p: p["wasted_tokens"])
+    yield _row(points, "Window", "s", lambda p: p["window"]["seconds"])
+    yield Row("Window is", "", [Cell(window_kind(p["window"])) for p in points])
+
+
+def window_kind(window: Mapping[str, Any]) -> str:
+    """Whether the figures come from a steady state."""
+    if window["whole_run"]:
+        return "whole run"
+    return "steady" if window["steady"] else "drifting"
+
+
+def doubts(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -> str | None:
+    """Why some figures are marked, or None when none is."""
+    for key in LATENCIES:
+        for point in points:
+            needs, n = point[key]["needs"], point[key]["n"]
+            for quantile in quantiles:
+                if 0 < n < needs[quantile]:
+                    wants = ", ".join(f"{q} {needs[q]}" for q in quantiles)
+                    return f"* from fewer samples than this percentile needs ({wants})"
+    return None
+
+
+def _row(
+    points: Points,
+    label: str,
+    unit: str,
+    value: Callable[[Mapping[str, Any]], float | None],
+    detail: str = "",
+) -> Row:
+    return Row(label, unit, [Cell(_text(value(p))) for p in points], detail)
+
+
+def _text(value: float | None, scale: float = 1) -> str:
+    """Three significant digits, trailing zeros kept so that columns line up; counts in full."""
+    if value is None:
+        return NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    scaled = value * scale
+    return number(scaled) if abs(scaled) >= 99.95 or scaled == 0 else f"{scaled:#.3g}"
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else share * 100
+
+
+def _half_width(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"± {_text((interval[1] - interval[0]) / 2)}"
+
+
+def conditions(points: Points) -> list[tuple[str, list[str]]]:
+    """Each condition's name with one value where all points share it, else one a point."""
+    names = dict.fromkeys(name for p in points for name in p["conditions"])
+    table = []
+    for name in names:
+        values = [_condition(p["conditions"].get(name)) for p in points]
+        shared = len(set(values)) == 1
+        table.append((name.replace("_", " "), values[:1] if shared else values))
+    return table
+
+
+def _condition(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, float) else str(value)
