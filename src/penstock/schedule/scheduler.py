@@ -36,12 +36,14 @@ class StepPlan:
 
     `decodes` is a live view, valid until `apply`; each of its sequences
     computes its newest token and samples the next. `grown` are those of them
-    that got a new page. `padding` counts the idle rows of a static batch.
+    that got a new page. `preempted` lost their pages to this plan (one of them
+    may be back already, with a chunk). `padding` counts a static batch's idle rows.
     """
 
     decodes: Collection[Sequence]
     chunks: list[Chunk] = field(default_factory=list)
     grown: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
     padding: int = 0
     steps: int = 1
 
@@ -276,7 +278,7 @@ class Scheduler:
                 continue
             self._index_filled(sequence, sequence.computed)
             while not self.pool.available and sequence.state is State.DECODE:
-                self._preempt(self._youngest())
+                self._preempt(self._youngest(), plan)
             if sequence.state is State.DECODE:
                 sequence.pages += self.pool.take(1)
                 plan.grown.append(sequence)
@@ -305,7 +307,7 @@ class Scheduler:
                 if end <= start:
                     return 0
                 break
-            self._preempt(victim)
+            self._preempt(victim, plan)
         sequence.pages += self.pool.take(self._pages_for(end) - len(sequence.pages))
         plan.chunks.append(Chunk(sequence, start, end))
         self._index_filled(sequence, end)
@@ -479,11 +481,12 @@ class Scheduler:
     def _youngest(self) -> Sequence:
         return max((*self._prefills, *self._decodes), key=lambda s: s.order)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
         """Give up a sequence's pages; it computes its tokens anew when it resumes."""
         self._leave(sequence)
         sequence.preemptions += 1
         self.preemptions += 1
+        plan.preempted.append(sequence)
         self._queue(sequence)
 
     def _end(self, sequence: Sequence, reason: Reason) -> None:

@@ -1,0 +1,76 @@
+"""What an engine knows of its model, and how large a KV pool it takes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from penstock.engine.kv import KVStore
+from penstock.engine.model import loader
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.options import EngineOptions
+from penstock.engine.request import ModelFacts
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_dtype(options: EngineOptions, config: ModelConfig) -> torch.dtype:
+    """Precision to compute in: as asked, or that of the checkpoint, fp16 becoming bf16."""
+    if options.dtype != "auto":
+        return DTYPES[options.dtype]
+    return torch.float32 if config.checkpoint_dtype == "float32" else torch.bfloat16
+
+
+def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
+    """Describe a loaded model, and size its KV pool.
+
+    Raises `ValueError` for a context or a pool that cannot be.
+    """
+    config = decoder.config
+    longest = options.max_model_len or config.max_positions
+    if not 1 < longest <= config.max_positions:
+        raise ValueError(
+            f"max_model_len={longest} must lie between 2 and {config.max_positions:,}, "
+            "the context of this checkpoint."
+        )
+    dtype = decoder.norm.dtype
+    # The store's own arithmetic, on an empty one.
+    per_token = KVStore(
+        decoder.kv_layers(), 1, options.page_size, dtype, decoder.norm.device
+    ).bytes_per_token
+    tokens = options.kv_tokens or min(
+        options.max_running * longest, _free_bytes(decoder.norm.device) // 4 // per_token
+    )
+    pages = tokens // options.page_size
+    if pages < 1:
+        raise ValueError(
+            f"kv_tokens={tokens} is less than one page of {options.page_size} tokens; raise it."
+        )
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    return ModelFacts(
+        name=model,
+        architecture=config.architecture,
+        max_model_len=longest,
+        vocab_size=config.vocab_size,
+        parameters=loader.parameters(decoder),
+        weight_bytes=loader.weight_bytes(decoder),
+        flops_per_token=loader.flops_per_token(decoder),
+        head_flops=2 * decoder.head.numel(),
+        attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
+        kv_bytes_per_token=per_token,
+        dtype=name,
+        kv_dtype=name,
+        device=str(decoder.norm.device),
+        threads=torch.get_num_threads(),
+        page_size=options.page_size,
+        pages=pages,
+        eos_token_ids=list(config.eos_token_ids),
+    )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

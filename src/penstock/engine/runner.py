@@ -1,0 +1,198 @@
+"""From a step's plan to sampled tokens: lays the batch out, runs the model, samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penstock.engine.kv import KVStore
+from penstock.engine.model.batch import PrefillSpan, StepBatch
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.request import SamplingParams
+from penstock.engine.sampling import SamplingRows, sample
+from penstock.schedule import Sequence, StepPlan
+
+
+@dataclass(slots=True)
+class Generation:
+    """A sequence's tokens, which the scheduler counts and never sees."""
+
+    tokens: list[int]  # the prompt, then what was sampled
+    params: SamplingParams
+    seed: int
+    row: int = -1  # its row in the runner's tables while it runs
+
+
+class Spent(msgspec.Struct):
+    """Seconds spent in each part of a step, summed over all steps."""
+
+    schedule: float = 0.0
+    prepare: float = 0.0
+    model: float = 0.0
+    sample: float = 0.0
+    account: float = 0.0
+
+
+@dataclass(slots=True)
+class Tables:
+    """One row for each running sequence, so that a step's arrays are one index away."""
+
+    pages: NDArray[np.int64]  # [rows, longest table]
+    computed: NDArray[np.int64]
+    last: NDArray[np.int64]  # newest token, the next to be computed
+    temperature: NDArray[np.float32]
+    top_k: NDArray[np.int64]
+    top_p: NDArray[np.float32]
+    seed: NDArray[np.int64]
+    free: list[int] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, rows: int, longest: int) -> Tables:
+        """Room for `rows` sequences of up to `longest` pages."""
+        return cls(
+            pages=np.zeros((rows, longest), np.int64),
+            computed=np.zeros(rows, np.int64),
+            last=np.zeros(rows, np.int64),
+            temperature=np.zeros(rows, np.float32),
+            top_k=np.zeros(rows, np.int64),
+            top_p=np.ones(rows, np.float32),
+            seed=np.zeros(rows, np.int64),
+            free=list(range(rows))[::-1],
+        )
+
+
+class Runner:
+    """Runs plans on a decoder and its KV store.
+
+    `kv` holds one scratch page more than the scheduler knows of, its last: the
+    idle rows of a static batch write there.
+    """
+
+    def __init__(self, decoder: Decoder, kv: KVStore, *, rows: int, longest: int) -> None:
+        self.decoder = decoder
+        self.kv = kv
+        self.device = decoder.norm.device
+        self.spent = Spent()
+        self._tables = Tables.empty(rows, longest)
+
+    def seat(self, generation: Generation) -> None:
+        """Give a row to a sequence that starts, or resumes, to run; it keeps one it has."""
+        if generation.row >= 0:
+            return
+        tables, params = self._tables, generation.params
+        row = generation.row = tables.free.pop()
+        tables.temperature[row] = params.temperature
+        tables.top_k[row] = params.top_k
+        tables.top_p[row] = params.top_p
+        tables.seed[row] = generation.seed
+
+    def unseat(self, generation: Generation) -> None:
+        """Take the row back from a sequence that ended or was preempted."""
+        if generation.row >= 0:
+            self._tables.free.append(generation.row)
+            generation.row = -1
+
+    @torch.inference_mode()
+    def run(
+        self, plan: StepPlan, generations: Mapping[Sequence, Generation]
+    ) -> list[tuple[Sequence, Generation]]:
+        """Compute a plan; return who sampled, a new token at the end of each one's `tokens`."""
+        started = time.perf_counter()
+        tables = self._tables
+        for sequence in plan.preempted:
+            self.unseat(generations[sequence])
+        for sequence in plan.grown:
+            row, last = generations[sequence].row, len(sequence.pages) - 1
+            tables.pages[row, last] = sequence.pages[last]
+        for chunk in plan.chunks:
+            self.seat(generations[chunk.sequence])
+        decoding = [(s, generations[s]) for s in plan.decodes]
+        prefilled = [(c.sequence, generations[c.sequence]) for c in plan.chunks if c.samples]
+        decode_rows = [g.row for _, g in decoding] + self._padding(plan.padding)
+        rows = np.array(decode_rows + [g.row for _, g in prefilled], np.int64)
+        batch = self._batch(plan, rows[: len(decode_rows)], generations)
+        sampling = SamplingRows(
+            temperature=tables.temperature[rows],
+            top_k=tables.top_k[rows],
+            top_p=tables.top_p[rows],
+            seed=tables.seed[rows],
+            position=tables.computed[rows] + 1,
+        )
+        prepared = time.perf_counter()
+        logits = self.decoder.forward(batch, self.kv)
+        computed = time.perf_counter()
+        tokens = sample(logits, sampling).numpy(force=True)
+        sampled = time.perf_counter()
+        tables.computed[rows] += 1
+        tables.last[rows] = tokens
+        new = tokens.tolist()
+        del new[len(decoding) : len(decode_rows)]  # what idle rows drew
+        for (_, generation), token in zip(decoding + prefilled, new, strict=True):
+            generation.tokens.append(token)
+        spent = self.spent
+        spent.prepare += prepared - started
+        spent.model += computed - prepared
+        spent.sample += sampled - computed
+        spent.account += time.perf_counter() - sampled
+        return decoding + prefilled
+
+    def _padding(self, count: int) -> list[int]:
+        """Rows for the idle part of a static batch: one token each, in the scratch page."""
+        tables = self._tables
+        rows = tables.free[len(tables.free) - count :]
+        tables.pages[rows, 0] = self.kv.pages - 1
+        tables.computed[rows] = 0
+        tables.last[rows] = 0
+        tables.temperature[rows] = 0
+        return rows
+
+    def _batch(
+        self,
+        plan: StepPlan,
+        rows: NDArray[np.int64],
+        generations: Mapping[Sequence, Generation],
+    ) -> StepBatch:
+        """Lay out the decodes of table rows `rows`, then the chunks."""
+        tables, size = self._tables, self.kv.page_size
+        positions = [tables.computed[rows]]
+        tokens = [tables.last[rows]]
+        slots = [tables.pages[rows, positions[0] // size] * size + positions[0] % size]
+        longest = int(positions[0].max()) + 1 if len(rows) else 0
+        decode_tables = tables.pages[rows, : -(-longest // size)]
+        wanted = list(range(len(rows)))
+        spans: list[PrefillSpan] = []
+        start = len(rows)
+        for chunk in plan.chunks:
+            generation, count = generations[chunk.sequence], chunk.end - chunk.start
+            table = np.array(chunk.sequence.pages, np.int64)
+            span = np.arange(chunk.start, chunk.end)
+            tables.pages[generation.row, : len(table)] = table
+            tables.computed[generation.row] = chunk.end - 1
+            positions.append(span)
+            tokens.append(np.array(generation.tokens[chunk.start : chunk.end], np.int64))
+            slots.append(table[span // size] * size + span % size)
+            spans.append(PrefillSpan(start, start + count, self._tensor(table), chunk.end))
+            start += count
+            if chunk.samples:
+                wanted.append(start - 1)
+        return StepBatch(
+            tokens=self._tensor(np.concatenate(tokens)),
+            positions=self._tensor(np.concatenate(positions)),
+            slots=self._tensor(np.concatenate(slots)),
+            decodes=len(rows),
+            decode_tables=self._tensor(decode_tables),
+            decode_contexts=self._tensor(positions[0] + 1),
+            max_decode_context=longest,
+            prefills=spans,
+            logit_rows=self._tensor(np.array(wanted, np.int64)),
+        )
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -1,0 +1,95 @@
+"""From logits to the next token.
+
+Randomness is Gumbel-max: argmax(logits / temperature + g) with g = -log(-log u)
+is a draw from softmax(logits / temperature) (Gumbel 1954; Maddison et al.
+2014). Each u is a hash of (seed, position, token id), so a draw depends on
+nothing else: not on the batch, a preemption, or what was drawn before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class SamplingRows:
+    """Sampling parameters of the rows of one step, each of shape [L]."""
+
+    temperature: NDArray[np.float32]  # 0: greedy
+    top_k: NDArray[np.int64]  # 0: off
+    top_p: NDArray[np.float32]  # 1: off
+    seed: NDArray[np.int64]
+    position: NDArray[np.int64]  # index of the token to be drawn
+
+
+def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
+    """Choose a token for each row of fp32 `logits` [L, vocab]; returns int64 [L].
+
+    Filters apply as in the field: temperature, then top-k, then top-p over
+    what top-k left. Ties go to the lowest token id.
+    """
+    tokens = logits.argmax(-1)
+    drawn = np.flatnonzero(rows.temperature > 0)
+    if not len(drawn):
+        return tokens
+
+    def column(values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(values[drawn]).to(logits.device)[:, None]
+
+    index = torch.from_numpy(drawn).to(logits.device)
+    scaled = logits[index] / column(rows.temperature)
+    top_k, top_p = rows.top_k[drawn], rows.top_p[drawn]
+    if ((top_k > 0) | (top_p < 1)).any():
+        _filter(scaled, column(rows.top_k), column(rows.top_p))
+    scaled += gumbel(column(_keys(rows.seed, rows.position)), logits.shape[-1])
+    tokens[index] = scaled.argmax(-1)
+    return tokens
+
+
+def _filter(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> None:
+    """Set to -inf, in place, what top-k and top-p exclude; the likeliest token always stays."""
+    vocabulary = scaled.shape[-1]
+    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(vocabulary, device=scaled.device)
+    excluded = ranks >= torch.where(top_k > 0, top_k, vocabulary)
+    probabilities = ordered.masked_fill(excluded, float("-inf")).softmax(-1)
+    # A token stays while the mass before it is below top_p (Holtzman et al. 2020).
+    excluded |= (probabilities.cumsum(-1) - probabilities >= top_p) & (top_p < 1)
+    excluded[:, 0] = False
+    scaled.masked_fill_(torch.zeros_like(excluded).scatter_(-1, order, excluded), float("-inf"))
+
+
+def _keys(seed: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One 64-bit key for each (seed, position), by splitmix64 (Steele et al. 2014)."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    x = seed.astype(np.uint64) + golden * (position.astype(np.uint64) + np.uint64(1))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    keys: NDArray[np.int64] = (x ^ (x >> np.uint64(31))).view(np.int64)
+    return keys
+
+
+def gumbel(keys: Tensor, vocabulary: int) -> Tensor:
+    """Gumbel(0, 1) noise, fp32 [L, vocabulary], from `keys` int64 [L, 1]."""
+    x = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
+    high, low = (keys >> 32).int(), keys.int()
+    x = _mix(_mix(x[None] ^ high) ^ low)
+    # The upper 31 bits make u in (0, 1); its logarithm is exact enough in fp32
+    # at the end that matters, u near 0, where -log(-log u) turns to -log u.
+    u = ((x >> 1) & 0x3FFFFFFF).float().add_(0.5).mul_(2.0**-30)
+    # Flip so that fp32's fine grain near 0 serves the large values of g.
+    return torch.log1p_(u.neg_()).neg_().log_().neg_()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble int32 (Wellons' lowbias32); shifts are made logical by masking the sign."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x ^= (x >> 15) & 0x1FFFF
+    x *= -0x7B935975  # 0x846CA68B as a signed number
+    x ^= (x >> 16) & 0xFFFF
+    return x

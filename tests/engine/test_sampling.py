@@ -1,0 +1,98 @@
+"""Draws follow the filtered softmax, and depend on seed and position alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from penstock.engine.sampling import SamplingRows, gumbel, sample
+
+LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
+
+
+def rows(count: int, **values: float) -> SamplingRows:
+    given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 5} | values
+    return SamplingRows(
+        temperature=np.full(count, given["temperature"], np.float32),
+        top_k=np.full(count, given["top_k"], np.int64),
+        top_p=np.full(count, given["top_p"], np.float32),
+        seed=np.full(count, given["seed"], np.int64),
+        position=np.arange(count, dtype=np.int64),
+    )
+
+
+def reference(temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """The distribution as its definition says it, in plain Python."""
+    p = (LOGITS.double() / temperature).softmax(0).numpy()
+    order = np.argsort(-p)
+    keep = list(order[: top_k or len(p)])
+    p = np.where(np.isin(np.arange(len(p)), keep), p, 0)
+    p /= p.sum()
+    kept, mass = [], 0.0
+    for token in keep:
+        if mass >= top_p and kept:
+            break
+        kept.append(token)
+        mass += p[token]
+    p = np.where(np.isin(np.arange(len(p)), kept), p, 0)
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 3, 1.0), (1.0, 0, 0.7), (1.0, 4, 0.8), (1.5, 1, 0.1)],
+)
+def test_draws_follow_the_filtered_softmax(temperature: float, top_k: int, top_p: float) -> None:
+    count = 40_000
+    drawn = sample(
+        LOGITS.repeat(count, 1), rows(count, temperature=temperature, top_k=top_k, top_p=top_p)
+    )
+    seen = np.bincount(drawn.numpy(), minlength=len(LOGITS))
+    expected = reference(temperature, top_k, top_p) * count
+    assert seen[expected == 0].sum() == 0
+    possible = expected > 0
+    if possible.sum() > 1:
+        assert stats.chisquare(seen[possible], expected[possible]).pvalue > 1e-4
+
+
+def test_the_chi_square_has_the_power_to_see_a_small_bias() -> None:
+    count = 40_000
+    drawn = sample(LOGITS.repeat(count, 1), rows(count, temperature=1.05))
+    seen = np.bincount(drawn.numpy(), minlength=len(LOGITS))
+    assert stats.chisquare(seen, reference(1.0, 0, 1.0) * count).pvalue < 1e-4
+
+
+def test_a_draw_depends_on_seed_and_position_alone() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(64, 500)
+    together = sample(logits, rows(64))
+    for i in (0, 17, 63):
+        one = rows(64)
+        alone = SamplingRows(
+            one.temperature[i : i + 1],
+            one.top_k[i : i + 1],
+            one.top_p[i : i + 1],
+            one.seed[i : i + 1],
+            one.position[i : i + 1],
+        )
+        assert sample(logits[i : i + 1], alone)[0] == together[i]
+    assert (sample(logits, rows(64, seed=6)) != together).any()
+
+
+def test_noise_is_gumbel_and_uncorrelated_between_positions_and_tokens() -> None:
+    keys = torch.arange(200, dtype=torch.int64)[:, None] * 0x9E3779B97F4A7C1
+    noise = gumbel(keys, 1000)
+    assert torch.isfinite(noise).all()
+    assert stats.kstest(noise.flatten().numpy()[::7], "gumbel_r").pvalue > 1e-3
+    for a, b in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
+        r = np.corrcoef(a.flatten().numpy(), b.flatten().numpy())[0, 1]
+        assert abs(r) < 4 / np.sqrt(a.numel())
+
+
+def test_greedy_rows_stay_greedy_beside_drawn_ones() -> None:
+    mixed = rows(4)
+    mixed.temperature[::2] = 0
+    tokens = sample(LOGITS.repeat(4, 1), mixed)
+    assert tokens[0] == tokens[2] == 0
