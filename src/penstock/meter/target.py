@@ -1,0 +1,55 @@
+"""What a meter can measure: anything that takes an ask and fills in a record."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from penstock.record.record import Record
+from penstock.record.run import Condition
+from penstock.workload.plan import Ask
+
+
+class TargetInfo(msgspec.Struct, kw_only=True):
+    """What is known of a target before it is measured.
+
+    `facts` are the engine's `ModelFacts` as a dict, where it tells them.
+    `conditions` are those that belong to the target; "unknown" is an answer.
+    """
+
+    kind: str  # "http" or "engine"
+    name: str  # as the user would write it
+    model: str
+    context: int | None = None  # tokens, prompt and output together
+    local: bool = False  # runs on this machine, so its hardware can be measured
+    forces_length: bool = False  # answers are as long as asked, not as long as the model likes
+    facts: dict[str, Any] | None = None
+    conditions: dict[str, Condition] = {}
+
+
+class TargetError(Exception):
+    """The target cannot be measured; the message says why and what to do."""
+
+
+class Target(Protocol):
+    """Something that generates text."""
+
+    info: TargetInfo
+
+    async def send(self, ask: Ask, record: Record) -> list[str]:
+        """Send the ask, wait for the end of the answer, fill in everything but `sched_ns`.
+
+        Returns caveats for the report. Whatever goes wrong on the way ends in
+        the record, not in an exception. When cancelled, fills in what had come
+        and lets the cancellation through.
+        """
+        ...
+
+    async def count_prompt(self, text: str) -> int | None:
+        """How many tokens the target takes this prompt for; None if it does not tell."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections, threads, memory."""
+        ...
