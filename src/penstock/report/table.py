@@ -81,7 +81,7 @@ def _system(points: Points) -> Iterator[Row]:
         ("request_throughput", "Requests"),
     ):
         unit = points[0][key]["unit"]
-        cells = [Cell(_text(p[key]["value"]), _half_width(p[key]["ci95"])) for p in points]
+        cells = [Cell(figure(p[key]["value"]), _half_width(p[key]["ci95"])) for p in points]
         yield Row(label, unit, cells)
     if any(p["goodput"]["slo"] for p in points):
         yield _row(points, "Goodput", "requests/s", lambda p: p["goodput"]["requests_per_s"])
@@ -97,7 +97,7 @@ def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
         for quantile in quantiles:
             cells = [
                 Cell(
-                    _text(p[key][quantile], 1 if in_seconds else 1000),
+                    figure(p[key][quantile], 1 if in_seconds else 1000),
                     doubtful=0 < p[key]["n"] < p[key]["needs"][quantile],
                 )
                 for p in points
@@ -144,10 +144,10 @@ def _row(
     value: Callable[[Mapping[str, Any]], float | None],
     detail: str = "",
 ) -> Row:
-    return Row(label, unit, [Cell(_text(value(p))) for p in points], detail)
+    return Row(label, unit, [Cell(figure(value(p))) for p in points], detail)
 
 
-def _text(value: float | None, scale: float = 1) -> str:
+def figure(value: float | None, scale: float = 1) -> str:
     """Three significant digits, trailing zeros kept so that columns line up; counts in full."""
     if value is None:
         return NONE
@@ -157,12 +157,29 @@ def _text(value: float | None, scale: float = 1) -> str:
     return number(scaled) if abs(scaled) >= 99.95 or scaled == 0 else f"{scaled:#.3g}"
 
 
+def duration(value: float | None) -> str:
+    """Seconds in the unit a reader would choose."""
+    if value is None:
+        return NONE
+    return f"{figure(value)} s" if value >= 1 else f"{figure(value * 1000)} ms"
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else share * 100
 
 
 def _half_width(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"± {_text((interval[1] - interval[0]) / 2)}"
+    return "" if interval is None else f"± {figure((interval[1] - interval[0]) / 2)}"
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What to bear in mind: windows that are not steady, and what the run noted."""
+    windows = [
+        f"{heading(p)}: {p['window']['reason']}"
+        for p in summary["points"]
+        if p["window"]["reason"] is not None
+    ]
+    return [*windows, *summary["notes"]]
 
 
 def conditions(points: Points) -> list[tuple[str, list[str]]]:

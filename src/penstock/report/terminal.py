@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -15,7 +12,7 @@ from penstock.record.run import Run
 from penstock.report import table as figures
 
 _QUANTILES = ("p50", "p99")  # p90 is in the HTML report and in the JSON
-_LABEL, _UNIT, _FIGURE = 26, 10, 10  # widths in characters
+_LABEL, _UNIT, _FIGURE = 27, 10, 10  # widths in characters
 
 
 def show(run: Run, console: Console) -> None:
@@ -38,7 +35,7 @@ def show(run: Run, console: Console) -> None:
     _errors(console, points)
     console.print()
     console.print(_conditions(points))
-    for note in [*_windows(points), *summary["notes"]]:
+    for note in figures.notes(summary):
         _note(console, note)
     console.print()
     for name, where in (("Report", summary["html"]), ("Run", summary["run_dir"])):
@@ -82,12 +79,6 @@ def _conditions(points: figures.Points) -> Table:
     for name, values in figures.conditions(points):
         grid.add_row(f"  {escape(name)}", escape(" · ".join(values)))
     return grid
-
-
-def _windows(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{figures.heading(p)}: {p['window']['reason']}" for p in points if p["window"]["reason"]
-    ]
 
 
 def _note(console: Console, text: str) -> None:

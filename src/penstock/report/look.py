@@ -1,0 +1,127 @@
+"""How figures look: one accent, light and dark, and Vega-Lite turned into inline SVG."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import altair as alt
+import vl_convert as vlc
+
+Chart = alt.TopLevelMixin
+
+# Light and dark value of every colour. A figure is drawn with the light ones;
+# the page's style sheet replaces each exact value in dark mode, which is why
+# no two may be equal.
+COLOURS = {
+    "paper": ("#fcfbf8", "#141618"),
+    "ink": ("#1d1e1c", "#e9e7e2"),
+    "muted": ("#6c6b66", "#a09e97"),
+    "grid": ("#e5e3dc", "#303336"),
+    "accent": ("#0c6a7d", "#58c4d8"),
+    "shade": ("#e3eff1", "#1b2f35"),  # the steady window
+}
+INK, MUTED, GRID, ACCENT, SHADE = (COLOURS[n] for n in ("ink", "muted", "grid", "accent", "shade"))
+_FAINT = ("#7fbcc9", "#3a7280")  # the lightest load ...
+_STRONG = ("#093f4c", "#b4ecf6")  # ... to the heaviest
+FONT = "Inter, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
+
+
+def ramp(count: int) -> list[tuple[str, str]]:
+    """`count` colours (light, dark) from the faintest to the strongest: more load, more ink."""
+    if count == 1:
+        return [ACCENT]
+    steps = [i / (count - 1) for i in range(count)]
+    return [(_mix(_FAINT[0], _STRONG[0], t), _mix(_FAINT[1], _STRONG[1], t)) for t in steps]
+
+
+def _mix(low: str, high: str, share: float) -> str:
+    pairs = zip(bytes.fromhex(low[1:]), bytes.fromhex(high[1:]), strict=True)
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
+def palette(count: int) -> list[tuple[str, str, str]]:
+    """Every colour of a page about `count` operating points: name, light, dark."""
+    named = [(name, light, dark) for name, (light, dark) in COLOURS.items()]
+    return named + [(f"series-{i}", light, dark) for i, (light, dark) in enumerate(ramp(count))]
+
+
+def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows for a chart, as text: Altair would copy lists anew with every layer it adds."""
+    return alt.InlineData(values=json.dumps(rows), format=alt.JsonDataFormat(type="json"))
+
+
+def dress(chart: Any, width: int, height: int) -> Chart:
+    """Give a chart our typography and its total size in pixels, labels included."""
+    return dressed(
+        chart.properties(
+            width=width,
+            height=height,
+            autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        )
+    )
+
+
+def dressed(chart: Any) -> Chart:
+    """Give a chart our typography."""
+    styled: Chart = (
+        chart.properties(
+            padding={"left": 2, "right": 12, "top": 4, "bottom": 2}, background="transparent"
+        )
+        .configure(font=FONT, aria=False)
+        .configure_view(stroke=None)
+        .configure_axis(
+            domainColor=GRID[0],
+            gridColor=GRID[0],
+            tickColor=GRID[0],
+            labelColor=MUTED[0],
+            titleColor=MUTED[0],
+            labelFontSize=11,
+            titleFontSize=11,
+            titleFontWeight="normal",
+            labelPadding=4,
+            titlePadding=6,
+        )
+        .configure_title(
+            anchor="start", frame="group", color=MUTED[0], fontSize=11, fontWeight="normal"
+        )
+    )
+    return styled
+
+
+def svg(chart: Chart, name: str, title: str) -> str:
+    """The chart as an SVG element to be put into a page; `name` is unique on that page."""
+    drawn = vlc.vegalite_to_svg(chart.to_json())
+    # Namespaces are for stand-alone files. Ids must not clash between figures.
+    drawn = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", drawn)
+    drawn = re.sub(r'(id="|url\(#)(\w+)', rf"\g<1>{name}-\g<2>", drawn)
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten within [low, high]; `low` is above zero."""
+    ticks = []
+    for exponent in range(-9, 10):
+        for step in (1, 2, 5):
+            value = step * 10.0**exponent
+            if low <= value <= high:
+                ticks.append(value)
+    return ticks
+
+
+def axis(values: Sequence[float]) -> dict[str, Any]:
+    """Scale and axis settings for values of one sign: logarithmic once they spread threefold."""
+    low, high = min(values) / 1.1, max(values) * 1.15
+    ticks = log_ticks(low, high)
+    if low > 0 and high / low > 3 and len(ticks) > 1:
+        return {
+            "scale": alt.Scale(type="log", domain=[low, high], nice=False),
+            "axis": alt.Axis(values=ticks, format=",~g"),
+        }
+    return {
+        "scale": alt.Scale(zero=False, nice=True),
+        "axis": alt.Axis(tickCount=5),
+    }
