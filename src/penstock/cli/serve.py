@@ -1,0 +1,135 @@
+"""`penstock serve`: the engine over HTTP."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from penstock.engine.options import EngineOptions
+
+_DEFAULTS = EngineOptions()
+
+
+class Dtype(StrEnum):
+    """Precision of the weights."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Batching(StrEnum):
+    """How requests come together in a step."""
+
+    CONTINUOUS = "continuous"
+    STATIC = "static"
+
+
+def serve(
+    model: Annotated[
+        str, typer.Argument(help="embedded, embedded-draft, or a directory in Hugging Face layout.")
+    ] = "embedded",
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.AUTO,
+    device: Annotated[str, typer.Option(help="As PyTorch names it.")] = _DEFAULTS.device,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    page_size: Annotated[
+        int, typer.Option(min=1, help="Tokens in one KV page.")
+    ] = _DEFAULTS.page_size,
+    kv_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens the KV pool holds; sized to memory if absent.")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of prompt and output; the model's if absent.")
+    ] = None,
+    max_running: Annotated[
+        int, typer.Option(min=1, help="Requests in the batch at once.")
+    ] = _DEFAULTS.max_running,
+    max_step_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens one step takes through the model.")
+    ] = _DEFAULTS.max_step_tokens,
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Queued requests; more get 429.")
+    ] = _DEFAULTS.max_waiting,
+    max_waiting_tokens: Annotated[
+        int, typer.Option(min=0, help="Queued prompt tokens; more get 429.")
+    ] = _DEFAULTS.max_waiting_tokens,
+    batching: Annotated[
+        Batching, typer.Option(help="static is the baseline to compare with.")
+    ] = Batching.CONTINUOUS,
+    fill_wait: Annotated[
+        float, typer.Option(min=0, help="Static batching: seconds a batch waits to fill.")
+    ] = _DEFAULTS.fill_wait_s,
+    kv_cache: Annotated[
+        bool, typer.Option(help="Without it every step computes all tokens again.")
+    ] = _DEFAULTS.kv_cache,
+    prefix_sharing: Annotated[
+        bool, typer.Option(help="Compute a prefix that requests share once.")
+    ] = _DEFAULTS.prefix_sharing,
+    chunked_prefill: Annotated[
+        bool, typer.Option(help="Take long prompts in parts, beside running requests.")
+    ] = _DEFAULTS.chunked_prefill,
+    stall_after: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without a step before /health fails.")
+    ] = 30.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds requests in flight may go on when stopping.")
+    ] = 30.0,
+) -> None:
+    """Serve MODEL over HTTP with OpenAI's completions and chat APIs.
+
+    Prints {"url": ..., "model": ...} once it serves; logs go to standard
+    error. SIGTERM or Ctrl-C finishes what runs, then stops; again, at once.
+    """
+    if missing := [name for name in _ENGINE_MODULES if importlib.util.find_spec(name) is None]:
+        _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
+    from penstock.serve.client import EngineDied
+    from penstock.serve.server import ServeOptions, run
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s server: %(message)s")
+    engine_options = EngineOptions(
+        dtype=dtype.value,
+        device=device,
+        threads=threads,
+        page_size=page_size,
+        kv_tokens=kv_tokens,
+        max_model_len=max_model_len,
+        max_running=max_running,
+        max_step_tokens=max_step_tokens,
+        max_waiting=max_waiting,
+        max_waiting_tokens=max_waiting_tokens,
+        batching=batching.value,
+        fill_wait_s=fill_wait,
+        kv_cache=kv_cache,
+        prefix_sharing=prefix_sharing,
+        chunked_prefill=chunked_prefill,
+    )
+    options = ServeOptions(host=host, port=port, stall_after_s=stall_after, drain_s=drain)
+    try:
+        run(model, engine_options, options)
+    except (ValueError, OSError, EngineDied) as error:
+        _fail(str(error))
+
+
+# Of the extra `engine`; found without importing: this process never loads torch.
+_ENGINE_MODULES = (
+    "torch",
+    "safetensors",
+    "fastapi",
+    "uvicorn",
+    "zmq",
+    "pydantic",
+    "prometheus_client",
+)
+
+
+def _fail(message: str) -> None:
+    print(f"penstock serve: {message}", file=sys.stderr)
+    raise typer.Exit(1)

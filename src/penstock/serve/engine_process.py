@@ -1,0 +1,135 @@
+"""The engine in a process of its own: drain messages, step, report, again.
+
+Started by `EngineClient` as `python -m penstock.serve.engine_process ADDRESS
+MODEL OPTIONS`. Only this process imports PyTorch, and only this process
+touches the engine, so a slow client or a long prompt to tokenize never
+delays a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import zmq
+
+from penstock.engine.options import EngineOptions
+from penstock.engine.request import Delta, EngineStats, GenerateRequest, ModelFacts
+from penstock.schedule.errors import QueueFull, RequestRefused
+from penstock.serve import messages
+from penstock.serve.messages import Abort, Fatal, Ready, Refusal, Report, Stop, Submit
+
+log = logging.getLogger(__name__)
+
+# How long to wait for a message when there is work but no step was possible
+# (static batching holds a batch back to let it fill). A message ends the wait.
+IDLE_STEP_WAIT_MS = 2
+
+
+class SteppedEngine(Protocol):
+    """What the loop needs of an engine. `penstock.engine.engine.Engine` is one."""
+
+    @property
+    def facts(self) -> ModelFacts: ...  # noqa: D102
+    @property
+    def has_work(self) -> bool: ...  # noqa: D102
+    def submit(self, request: GenerateRequest) -> None: ...  # noqa: D102
+    def abort(self, request_id: str) -> None: ...  # noqa: D102
+    def step(self) -> list[Delta]: ...  # noqa: D102
+    def stats(self) -> EngineStats: ...  # noqa: D102
+
+
+Load = Callable[[str, EngineOptions], SteppedEngine]
+
+
+def main(load: Load) -> None:
+    """Run an engine process: load, say `Ready`, loop until `Stop`.
+
+    Whatever goes wrong beyond one request is sent as `Fatal`, and the exit
+    status is then 1.
+    """
+    address, model, options = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s engine: %(message)s")
+    _exit_with_parent()
+    context = zmq.Context()
+    socket = context.socket(zmq.PAIR)
+    # Only open requests put messages here, and they are bounded by the queue.
+    socket.set_hwm(0)
+    socket.connect(address)
+    try:
+        engine = load(model, msgspec.json.decode(options, type=EngineOptions))
+        socket.send(messages.encode(Ready(engine.facts, engine.stats())))
+        _loop(engine, socket)
+    except Exception as error:
+        log.exception("The engine stopped")
+        socket.send(messages.encode(Fatal(f"{type(error).__name__}: {error}")))
+        sys.exit(1)
+    finally:
+        context.destroy(linger=2000)
+
+
+def _loop(engine: SteppedEngine, socket: zmq.Socket[bytes]) -> None:
+    wait_ms: int | None = None  # None: until a message comes
+    while True:
+        accepted: list[str] = []
+        refused: list[Refusal] = []
+        if wait_ms != 0:
+            socket.poll(wait_ms)
+        while socket.poll(0):
+            match messages.decode_to_engine(socket.recv()):
+                case Submit(request):
+                    refusal = _submit(engine, request)
+                    if refusal is None:
+                        accepted.append(request.id)
+                    else:
+                        refused.append(refusal)
+                case Abort(request_id):
+                    engine.abort(request_id)
+                case Stop():
+                    return
+        steps = engine.stats().steps
+        deltas = engine.step() if engine.has_work else []
+        stats = engine.stats()
+        socket.send(messages.encode(Report(accepted, refused, deltas, stats)))
+        if not engine.has_work:
+            wait_ms = None
+        elif stats.steps == steps and not deltas:
+            wait_ms = IDLE_STEP_WAIT_MS
+        else:
+            wait_ms = 0
+
+
+def _submit(engine: SteppedEngine, request: GenerateRequest) -> Refusal | None:
+    try:
+        engine.submit(request)
+    except RequestRefused as error:
+        return Refusal(request.id, str(error), field=error.field)
+    except QueueFull as error:
+        return Refusal(request.id, str(error), retry_after_s=error.retry_after_s)
+    except Exception as error:
+        # One request's bad luck at the door must not end the others.
+        log.exception("Submitting %s failed", request.id)
+        return Refusal(request.id, f"{type(error).__name__}: {error}")
+    return None
+
+
+def _exit_with_parent() -> None:
+    """End this process when the server's end of our stdin closes, however it died."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    from penstock.engine.engine import Engine
+
+    main(Engine.load)

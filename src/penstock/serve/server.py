@@ -1,0 +1,168 @@
+"""Run the server: bind, load, say where it is, and stop cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+
+from penstock import models
+from penstock.engine.model.tokenizer import Tokenizer
+from penstock.engine.options import EngineOptions
+from penstock.serve.app import create_app
+from penstock.serve.client import ENGINE_COMMAND, EngineClient
+from penstock.serve.service import Service
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every switch of the server beside the engine's own."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0 takes a free one
+    stall_after_s: float = 30.0  # work, and no completed step for so long: not healthy
+    drain_s: float = 30.0  # how long requests in flight may go on once told to stop
+
+
+def run(
+    model: str,
+    engine_options: EngineOptions,
+    options: ServeOptions,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+) -> None:
+    """Serve `model` until SIGTERM or SIGINT; return when everything is stopped.
+
+    Prints one JSON line, `{"url", "model"}`, on standard output once requests
+    are served. The first signal drains: requests in flight go on for up to
+    `drain_s` and new ones get 503. The second signal ends them at once.
+
+    Raises `ValueError` or `FileNotFoundError` (no such model), `OSError` (the
+    address is not to be had), `EngineDied` (the engine could not load it).
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(model, engine_options, options, engine_command))
+
+
+async def _serve(
+    model: str,
+    engine_options: EngineOptions,
+    options: ServeOptions,
+    engine_command: Sequence[str],
+) -> None:
+    tokenizer = Tokenizer.load(models.path(model))
+    # Bound before the model is loaded, so that a taken port is told at once.
+    with _bound(options.host, options.port) as listener:
+        engine = await _start_unless_stopped(
+            EngineClient.start(model, engine_options, engine_command)
+        )
+        if engine is None:
+            return
+        async with engine:
+            service = Service(engine, tokenizer, engine_options, options.stall_after_s)
+            server = _Server(service, options.drain_s)
+            with _on_signal(server.stop):
+                await server.serve([listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our way to start and to stop."""
+
+    def __init__(self, service: Service, drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._service = service
+        self._drain_s = drain_s
+        self._drain_until = 0.0
+
+    def stop(self) -> None:
+        """Drain; when told again, stop."""
+        if self._service.draining:
+            self.should_exit = True
+        else:
+            log.info("Draining: %d requests in flight.", self._service.engine.open)
+            self._service.draining = True
+            self._drain_until = time.monotonic() + self._drain_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets is not None
+        line = {"url": _url(sockets[0]), "model": self._service.engine.facts.name}
+        print(msgspec.json.encode(line).decode(), flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        drained = not self._service.engine.open or time.monotonic() > self._drain_until
+        if self._service.draining and drained:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.engine.fail_open("The server is stopping.")
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # they are ours
+
+
+async def _start_unless_stopped(start: Coroutine[Any, Any, EngineClient]) -> EngineClient | None:
+    """Await `start`; None if a signal came first."""
+    starting = asyncio.ensure_future(start)
+    with _on_signal(starting.cancel):
+        await asyncio.wait({starting})
+    return None if starting.cancelled() else starting.result()
+
+
+@contextlib.contextmanager
+def _on_signal(act: Callable[[], object]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, act)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address but not listening: until we serve, nobody connects."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        message = f"{host}:{port}: {error.strerror}. Choose another --port; 0 takes a free one."
+        raise OSError(error.errno, message) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

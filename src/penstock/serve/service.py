@@ -1,0 +1,90 @@
+"""What all endpoints share: the engine, its tokenizer, the counters, and the door."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from penstock.engine.model.tokenizer import Tokenizer
+from penstock.engine.options import EngineOptions
+from penstock.serve import errors
+from penstock.serve.client import EngineClient
+from penstock.serve.errors import ApiError, ErrorBody
+from penstock.serve.metrics import Metrics
+
+# Prompts longer than this, in characters, are tokenized on a thread.
+_LONG_PROMPT = 20_000
+
+
+class Service:
+    """One served model.
+
+    `draining` is set once the server is told to stop: requests in flight go
+    on, new ones get 503.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        options: EngineOptions,
+        stall_after_s: float,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.options = options
+        self.metrics = Metrics(engine)
+        self.draining = False
+        self.created = int(time.time())
+        self._stall_after_s = stall_after_s
+
+    def check_healthy(self) -> None:
+        """Raise `ApiError` (503) when a new request would not be served.
+
+        Health is progress: an engine that has work and completes no step is
+        not well, however alive its process may be.
+        """
+        if self.draining:
+            raise errors.unavailable("The server is stopping.", "draining")
+        if self.engine.dead is not None:
+            raise errors.unavailable(self.engine.dead, "engine_dead")
+        if (stalled_s := self.engine.stalled_s()) > self._stall_after_s:
+            raise errors.unavailable(
+                f"No step completed for {stalled_s:.1f} s while requests wait; "
+                f"the limit is {self._stall_after_s:g} s.",
+                "engine_stalled",
+            )
+
+    def check_model(self, model: str | None) -> None:
+        """Raise `ApiError` (404) unless `model` is the one this server serves, or None."""
+        served = self.engine.facts.name
+        if model not in (None, served):
+            message = f"The model {model!r} is not served here; {served!r} is."
+            body = ErrorBody(message, "invalid_request_error", "model", "model_not_found")
+            raise ApiError(404, body)
+
+    def check_token_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raise `ApiError` (400) unless all `ids` are in the vocabulary."""
+        size = self.engine.facts.vocab_size
+        for token in ids:
+            if token >= size:
+                raise errors.invalid(
+                    f"{param} holds the token id {token}; this model's ids end at {size - 1}.",
+                    param,
+                )
+
+    async def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; off the event loop when that may take long."""
+        if len(text) <= _LONG_PROMPT:
+            return self.tokenizer.encode(text)
+        return await asyncio.to_thread(self.tokenizer.encode, text)
+
+    async def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation; raises `ApiError` (400) when the template refuses it."""
+        try:
+            if sum(len(message["content"]) for message in messages) <= _LONG_PROMPT:
+                return self.tokenizer.chat(messages)
+            return await asyncio.to_thread(self.tokenizer.chat, messages)
+        except ValueError as error:
+            raise errors.invalid(str(error), "messages") from error

@@ -1,0 +1,18 @@
+"""`penstock serve` with the fake engine: MODEL, engine options and server options as JSON."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from penstock.engine.options import EngineOptions
+from penstock.serve.server import ServeOptions, run
+
+if __name__ == "__main__":
+    model, engine, server = sys.argv[1:]
+    run(
+        model,
+        msgspec.json.decode(engine, type=EngineOptions),
+        msgspec.json.decode(server, type=ServeOptions),
+        [sys.executable, str(Path(__file__).with_name("fake_engine.py"))],
+    )

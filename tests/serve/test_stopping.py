@@ -1,0 +1,42 @@
+"""Stop strings are found wherever they fall."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.serve.stopping import StopStrings
+
+SHORT = st.text(alphabet="ab", max_size=12)
+STOPS = st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=4)
+
+
+def reference(text: str, stops: list[str]) -> tuple[str, bool]:
+    """Character by character, with no cleverness."""
+    for end in range(1, len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            return text[: end - max(map(len, ending))], True
+    return text, False
+
+
+@given(st.lists(SHORT, max_size=6), STOPS)
+def test_any_cut_gives_the_same_text(parts: list[str], stops: list[str]) -> None:
+    finder = StopStrings(stops)
+    shown, found = "", False
+    for part in parts:
+        text, found = finder.push(part)
+        shown += text
+        if found:
+            break
+    else:
+        shown += finder.flush()
+    assert (shown, found) == reference("".join(parts), stops)
+
+
+@given(SHORT, STOPS)
+def test_holds_back_only_what_may_become_a_stop_string(text: str, stops: list[str]) -> None:
+    shown, found = StopStrings(stops).push(text)
+    if not found:
+        held = text[len(shown) :]
+        assert not held or any(stop.startswith(held) for stop in stops)
