@@ -5,7 +5,7 @@ from its block ids) with a fixed linear step time, pages enough for the
 working set, and leaps on. What is timed is the Python of the scheduler and of
 this loop; no model runs.
 
-    python benchmarks/scheduler_speed.py --trace mooncake_conversation.jsonl
+    python -m benchmarks.scheduler_speed --trace mooncake_conversation.jsonl
 """
 
 from __future__ import annotations
