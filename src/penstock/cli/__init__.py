@@ -1,0 +1,31 @@
+"""The command line: one file per command; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from penstock import __version__
+from penstock.cli.bench import bench
+from penstock.cli.serve import serve
+
+app = typer.Typer(
+    name="penstock",
+    help="Raise, measure and plan the tokens per second of LLM serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(bench)
+app.command()(serve)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        print(f"penstock {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of `penstock` and `python -m penstock`."""
+    app()

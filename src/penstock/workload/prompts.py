@@ -23,9 +23,13 @@ class Prompts(Protocol):
     source heeds the wanted length at all.
     """
 
-    description: str
     sized: bool
     exact: bool
+
+    @property
+    def description(self) -> str:
+        """What they are, in a few words."""
+        ...
 
     def prompt(self, index: int, tokens: int) -> Content:
         """The prompt of request `index`; the same index gives the same prompt."""
@@ -50,7 +54,6 @@ class CutPrompts:
         salt: str,
         seed: int,
         tokenizer: Tokenizer | None = None,
-        characters_per_token: float = CHARACTERS_PER_TOKEN,
     ) -> None:
         if not text.strip():
             raise ValueError(f"{source} holds no text to cut prompts from.")
@@ -58,10 +61,20 @@ class CutPrompts:
         self.salt = salt
         self.seed = seed
         self.tokenizer = tokenizer
-        self.characters_per_token = characters_per_token
+        self.characters_per_token = CHARACTERS_PER_TOKEN
         self.exact = tokenizer is not None
-        how = "by token count" if self.exact else f"at {characters_per_token:.2f} characters/token"
-        self.description = f"unique, cut {how} from {source}"
+        self.source = source
+
+    @property
+    def description(self) -> str:
+        """See `Prompts`."""
+        count = "token count" if self.exact else f"{self.characters_per_token:.2f} characters/token"
+        return f"unique, cut by {count} from {self.source}"
+
+    def sample(self, characters: int) -> str:
+        """A typical piece of the text, from its middle, for counting its tokens."""
+        start = max(0, (len(self.text) - characters) // 2)
+        return self.text[start : start + characters]
 
     def prompt(self, index: int, tokens: int) -> str:
         """A text of `tokens` tokens: exactly so, or fewer by a merge at the cut, if countable."""
@@ -102,7 +115,12 @@ class GivenPrompts:
 
     def __init__(self, path: Path) -> None:
         self.items = _read_jsonl(path)
-        self.description = f"{len(self.items)} as given in {path.name}"
+        self.path = path
+
+    @property
+    def description(self) -> str:
+        """See `Prompts`."""
+        return f"{len(self.items)} as given in {self.path.name}"
 
     def prompt(self, index: int, tokens: int) -> Content:
         """The file's prompt; `tokens` is not heeded."""
@@ -138,14 +156,7 @@ def _read_jsonl(path: Path) -> list[Content]:
     return items
 
 
-def from_file(
-    path: Path,
-    *,
-    salt: str,
-    seed: int,
-    tokenizer: Tokenizer | None,
-    characters_per_token: float,
-) -> Prompts:
+def from_file(path: Path, *, salt: str, seed: int, tokenizer: Tokenizer | None) -> Prompts:
     """Prompts of a `.jsonl` file as they are, or cut out of any other file's text."""
     if path.suffix == ".jsonl":
         return GivenPrompts(path)
@@ -153,19 +164,10 @@ def from_file(
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    return CutPrompts(
-        text,
-        source=path.name,
-        salt=salt,
-        seed=seed,
-        tokenizer=tokenizer,
-        characters_per_token=characters_per_token,
-    )
+    return CutPrompts(text, source=path.name, salt=salt, seed=seed, tokenizer=tokenizer)
 
 
-def held_out_stdlib(
-    *, salt: str, seed: int, tokenizer: Tokenizer | None, characters_per_token: float
-) -> Prompts:
+def held_out_stdlib(*, salt: str, seed: int, tokenizer: Tokenizer | None) -> Prompts:
     """Prompts cut from the standard library's modules that the embedded model never saw."""
     return CutPrompts(
         "\n".join(text for _, text in stdlib.texts("held_out")),
@@ -173,5 +175,4 @@ def held_out_stdlib(
         salt=salt,
         seed=seed,
         tokenizer=tokenizer,
-        characters_per_token=characters_per_token,
     )

@@ -1,0 +1,377 @@
+"""`penstock bench`: measure a server, the engine, or, with no target, our own small model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from penstock.meter.bench import Options, Progress
+    from penstock.meter.target import Target
+    from penstock.record.run import Run
+
+EMBEDDED = "embedded"
+T = TypeVar("T")
+
+
+def bench(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            help="http://HOST:PORT of an OpenAI-compatible server, or engine:MODEL for our engine "
+            "in this process. Without it: the embedded model behind our own server."
+        ),
+    ] = None,
+    *,
+    concurrency: Annotated[
+        str, typer.Option(help="Closed loop: so many requests always under way, comma-separated.")
+    ] = "1,16",
+    rate: Annotated[
+        str | None,
+        typer.Option(help="Open loop instead: Poisson arrivals per second, comma-separated."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Open loop instead: arrivals and lengths of a trace in Azure's CSV."),
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Replay the trace so many times as fast.")] = 1.0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take so many requests of the trace.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="Requests at each operating point.")
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of load at each operating point. "
+            "Default: 30; 600 with --requests or --trace."
+        ),
+    ] = None,
+    max_tokens_total: Annotated[
+        int, typer.Option(min=1, help="End after so many tokens, prompts and answers together.")
+    ] = 2_000_000,
+    input_len: Annotated[
+        str,
+        typer.Option(help="Tokens in a prompt: 128, 64-256, normal:256,64 or lognormal:256,200."),
+    ] = "64-256",
+    output_len: Annotated[
+        str, typer.Option(help="Tokens in an answer, written the same way.")
+    ] = "32-160",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .jsonl file of prompts, used as they are, or a text to cut prompts from. "
+            "Default: standard-library sources."
+        ),
+    ] = None,
+    think: Annotated[
+        float, typer.Option(min=0, help="Closed loop: seconds between an answer and the next.")
+    ] = 0.0,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="First requests that are warm-up. Default: one a slot; open loop: a tenth.",
+        ),
+    ] = None,
+    slo: Annotated[
+        str, typer.Option(help="Limits a good request meets: ttft<0.5s,tpot<50ms,e2e<10s.")
+    ] = "",
+    model: Annotated[
+        str | None, typer.Option(help="Model to ask for, where the server has several.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the chat API.")] = False,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="PENSTOCK_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="The model's tokenizer.json (or its directory), to count exactly."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a request has failed.")
+    ] = 600.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of lengths, prompts and arrivals.")] = 0,
+    salt: Annotated[
+        str | None,
+        typer.Option(
+            help="Opens every prompt, so that no cache knows it. Default: fresh in each run."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the run. Default: a new one under runs/.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the summary, and only that, as JSON.")
+    ] = False,
+    html: Annotated[bool, typer.Option(help="Write report.html beside the run.")] = True,
+) -> None:
+    """Measure how many tokens per second TARGET delivers, and how long users wait.
+
+    Bounded by default: 30 s of load at each operating point. Ctrl-C ends the
+    run early and reports what there is. Exits 1 if no request finished.
+    """
+    from penstock.meter.bench import Options
+    from penstock.meter.target import TargetError
+    from penstock.record.slo import parse_slos
+    from penstock.workload.lengths import parse_lengths
+
+    if rate is not None and trace is not None:
+        raise typer.BadParameter("choose one of them", param_hint="--rate and --trace")
+    for option, path in (("--prompts", prompts), ("--trace", trace), ("--tokenizer", tokenizer)):
+        if path is not None and not path.exists():
+            raise typer.BadParameter(f"{path} does not exist", param_hint=option)
+    options = Options(
+        concurrency=_read("--concurrency", _counts, concurrency),
+        rates=_read("--rate", _rates, rate) if rate is not None else (),
+        trace=trace,
+        speed=_read("--speed", _positive, str(speed)),
+        limit=limit,
+        requests=requests,
+        duration_s=None if duration is None else _read("--duration", _positive, str(duration)),
+        tokens=max_tokens_total,
+        input_len=_read("--input-len", parse_lengths, input_len),
+        output_len=_read("--output-len", parse_lengths, output_len),
+        prompts=prompts,
+        think_s=think,
+        warmup=warmup,
+        seed=seed,
+        salt=salt,
+        slos=tuple(_read("--slo", parse_slos, slo)),
+    )
+    counting = _tokenizer(tokenizer, target)
+    opening = _opening(
+        target,
+        model=model,
+        chat=chat,
+        api_key=api_key,
+        tokenizer=counting,
+        timeout_s=timeout,
+    )
+    try:
+        run = _measure(opening, options, counting)
+    except (TargetError, ValueError, OSError) as error:
+        _fail(str(error))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        _fail("interrupted before the first request", code=130)
+    _keep(run, out, html)
+    _show(run, json)
+    if not any(point["completed"] for point in run.summary["points"]):
+        raise typer.Exit(1)
+
+
+def _opening(
+    target: str | None,
+    *,
+    model: str | None,
+    chat: bool,
+    api_key: str | None,
+    tokenizer: Tokenizer | None,
+    timeout_s: float,
+) -> contextlib.AbstractAsyncContextManager[Target]:
+    """How to open the target; whatever runs only for the measurement ends with it."""
+    from penstock.meter.http import HttpTarget
+    from penstock.meter.local import served
+
+    @contextlib.asynccontextmanager
+    async def http(url: str) -> AsyncIterator[Target]:
+        opened = await HttpTarget.open(
+            url,
+            model=model,
+            chat=chat,
+            api_key=api_key,
+            tokenizer=tokenizer,
+            timeout_s=timeout_s,
+        )
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+    @contextlib.asynccontextmanager
+    async def embedded() -> AsyncIterator[Target]:
+        print("Starting the embedded model ...", file=sys.stderr)
+        async with served([EMBEDDED, "--port", "0"]) as url, http(url) as opened:
+            yield opened
+
+    @contextlib.asynccontextmanager
+    async def engine(name: str) -> AsyncIterator[Target]:
+        from penstock.serve.inprocess import EngineTarget
+
+        opened = EngineTarget(name)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+    if target is None:
+        _need_engine("The embedded model")
+        return embedded()
+    if target.startswith("engine:"):
+        _need_engine(target)
+        return engine(target.removeprefix("engine:"))
+    if target.startswith(("http://", "https://")):
+        return http(target)
+    raise typer.BadParameter(
+        f"{target!r} is neither an http:// or https:// address nor engine:MODEL",
+        param_hint="TARGET",
+    )
+
+
+def _measure(
+    opening: contextlib.AbstractAsyncContextManager[Target],
+    options: Options,
+    tokenizer: Tokenizer | None,
+) -> Run:
+    from penstock.meter import bench as meter
+
+    progress = meter.Progress()
+
+    async def main() -> Run:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            if progress.drive is None:
+                task.cancel()
+            progress.interrupt()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt)
+        async with opening as target:
+            watching = asyncio.create_task(_watch(progress))
+            try:
+                return await meter.bench(target, options, tokenizer, progress)
+            finally:
+                watching.cancel()
+                await asyncio.wait({watching})
+
+    return asyncio.run(main())
+
+
+async def _watch(progress: Progress) -> None:
+    """Say twice a second how it goes; cheap, because it runs beside the clock."""
+    if not sys.stderr.isatty():
+        return
+    try:
+        while True:
+            await asyncio.sleep(0.5)
+            if (drive := progress.drive) is not None and drive.start_ns and not drive.end_ns:
+                seconds = (monotonic_ns() - drive.start_ns) * 1e-9
+                load = drive.plan.load
+                offered = (
+                    f"{load.concurrency} at once"
+                    if load.concurrency
+                    else f"{load.rate or 0:.3g} requests/s"
+                )
+                sys.stderr.write(
+                    f"\r\x1b[K[{progress.point}/{progress.points}] {offered}: {seconds:.0f} s, "
+                    f"{drive.done} answered, {drive.in_flight} under way, {drive.failed} failed, "
+                    f"{drive.output_tokens / seconds:,.0f} tokens/s"
+                )
+                sys.stderr.flush()
+    finally:
+        sys.stderr.write("\r\x1b[K")
+
+
+def _keep(run: Run, out: Path | None, html: bool) -> None:
+    """Write run directory and report."""
+    from penstock.record.run import save
+
+    directory = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    run.summary["run_dir"] = str(directory)
+    if html:
+        run.summary["html"] = str(directory / "report.html")
+    try:
+        save(run, directory)
+        if html:
+            from penstock.report.html import write
+
+            write(run, directory / "report.html")
+    except OSError as error:
+        _fail(f"cannot write the run: {error}. Choose another --out.")
+
+
+def _show(run: Run, json: bool) -> None:
+    if json:
+        import msgspec
+
+        text = msgspec.json.format(msgspec.json.encode(run.summary), indent=1)
+        print(text.decode())
+        return
+    from rich.console import Console
+
+    from penstock.report.terminal import show
+
+    show(run, Console())
+
+
+def _tokenizer(path: Path | None, target: str | None) -> Tokenizer | None:
+    """The target's tokenizer, where it was given or is our own model's."""
+    from penstock import models
+
+    if path is None:
+        if target is not None and not target.startswith("engine:"):
+            return None
+        try:
+            path = models.path(target.removeprefix("engine:") if target else EMBEDDED)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="TARGET") from error
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise typer.BadParameter(f"{file}: {error}", param_hint="--tokenizer") from error
+
+
+def _need_engine(what: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        _fail(f"{what} needs PyTorch. Run: pip install 'penstock[engine]'", code=2)
+
+
+def _read(option: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(part) for part in text.split(",") if part.strip().isdigit())
+    if not counts or len(counts) != len(text.split(",")) or min(counts) < 1:
+        raise ValueError(f"{text!r} is no list of counts from 1; write 1,4,16")
+    return counts
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is no number above zero")
+    return value
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"penstock bench: {message}", file=sys.stderr)
+    raise typer.Exit(code)

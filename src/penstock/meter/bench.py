@@ -1,0 +1,227 @@
+"""A whole run: from options to operating points, their records and the summary."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from penstock import __version__
+from penstock.meter.driver import Drive, Limits
+from penstock.meter.machine import describe
+from penstock.meter.target import Target, TargetInfo
+from penstock.predict import hardware
+from penstock.predict.limit import limit_for
+from penstock.record import metrics
+from penstock.record.record import Outcome, Record
+from penstock.record.run import Condition, Load, Point, Run
+from penstock.record.slo import Slo
+from penstock.record.summary import summarise
+from penstock.workload.lengths import Lengths
+from penstock.workload.plan import Plan, Source
+from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
+from penstock.workload.traces import read_azure
+
+# Bounds that hold unless told otherwise, so that no run is endless or ruinous.
+DURATION_S = 30.0
+LONGEST_S = 600.0  # where the number of requests was given instead, and for traces
+TOKENS = 2_000_000
+_SAMPLE = 2000  # characters sent to learn how many make a token
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What to measure. None means: as is usual for the rest of the options."""
+
+    concurrency: tuple[int, ...] = (1, 16)
+    rates: tuple[float, ...] = ()  # requests/s
+    trace: Path | None = None
+    speed: float = 1.0  # of the trace
+    limit: int | None = None  # requests taken from the trace
+    requests: int | None = None  # at each operating point
+    duration_s: float | None = None  # of the load at each operating point
+    tokens: int = TOKENS  # prompt and output, over the whole run
+    input_len: Lengths = Lengths(kind="uniform", a=64, b=256)
+    output_len: Lengths = Lengths(kind="uniform", a=32, b=160)
+    prompts: Path | None = None
+    think_s: float = 0.0
+    warmup: int | None = None  # requests
+    seed: int = 0
+    salt: str | None = None
+    slos: tuple[Slo, ...] = ()
+
+    @property
+    def limit_s(self) -> float:
+        """How long the load of one operating point may last."""
+        if self.duration_s is not None:
+            return self.duration_s
+        return DURATION_S if self.requests is None and self.trace is None else LONGEST_S
+
+
+class Progress:
+    """What a display may look at while a run goes on, and how a run is ended early."""
+
+    def __init__(self) -> None:
+        self.drive: Drive | None = None  # of the operating point under way
+        self.point = self.points = 0
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """End now; the records so far are kept."""
+        self.interrupted = True
+        if self.drive is not None:
+            self.drive.interrupt()
+
+
+async def bench(
+    target: Target,
+    options: Options,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Measure `target` at every operating point and summarise.
+
+    `tokenizer` is the target's own, where it is at hand. Raises `ValueError`
+    for a file or a length that cannot be used.
+    """
+    progress = progress or Progress()
+    info = target.info
+    run = Run(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        target={"kind": info.kind, "name": info.name, "model": info.model, "facts": info.facts},
+        points=[],
+        slos=list(options.slos),
+    )
+    plans = list(_plans(await _source(target, options, tokenizer), options))
+    progress.points = len(plans)
+    limits = Limits(duration_s=options.limit_s, tokens=options.tokens // len(plans))
+    for progress.point, plan in enumerate(plans, 1):
+        progress.drive = Drive(target, plan, limits)
+        if progress.interrupted:
+            break
+        await progress.drive.run()
+        run.points.append(_point(progress.drive, info))
+    run.interrupted = progress.interrupted
+    if run.interrupted:
+        run.notes.append(
+            f"interrupted: {len(run.points)} of {len(plans)} operating points were begun, "
+            "the last is incomplete"
+        )
+    _set_limits(run.points, info)
+    run.summary = summarise(run)
+    return run
+
+
+async def _source(target: Target, options: Options, tokenizer: Tokenizer | None) -> Source:
+    salt = options.salt or secrets.token_hex(4)
+    if options.prompts is None:
+        prompts = held_out_stdlib(salt=salt, seed=options.seed, tokenizer=tokenizer)
+    else:
+        prompts = from_file(options.prompts, salt=salt, seed=options.seed, tokenizer=tokenizer)
+    if isinstance(prompts, CutPrompts) and tokenizer is None:
+        sample = prompts.sample(_SAMPLE)
+        if tokens := await target.count_prompt(sample):
+            prompts.characters_per_token = len(sample) / tokens
+    return Source(
+        prompts=prompts,
+        input_len=options.input_len,
+        output_len=options.output_len,
+        seed=options.seed,
+        context=target.info.context,
+    )
+
+
+def _plans(source: Source, options: Options) -> Iterator[Plan]:
+    """Plans for all operating points, made before any is run."""
+    seconds, warmup = options.limit_s, options.warmup
+    if options.trace is not None:
+        rows = read_azure(options.trace, options.limit)
+        yield source.replay(rows, options.speed, warmup)
+        return
+    # More would only run into the token limit.
+    affordable = math.ceil(options.tokens / (options.input_len.mean + options.output_len.mean))
+    for rate in options.rates:
+        yield source.poisson(rate, options.requests or math.ceil(rate * seconds), warmup)
+    for slots in () if options.rates else options.concurrency:
+        # Enough that time runs out first: two answers a slot and second, thirty at least.
+        plenty = min(math.ceil(seconds * max(30, 2 * slots)), affordable)
+        yield source.closed(slots, options.requests or plenty, warmup, options.think_s)
+
+
+def _point(drive: Drive, info: TargetInfo) -> Point:
+    plan, records = drive.plan, drive.records
+    assert drive.stop_ns is not None
+    return Point(
+        load=plan.load,
+        start_ns=drive.start_ns,
+        stop_ns=drive.stop_ns,
+        end_ns=drive.end_ns,
+        warmup=plan.warmup,
+        conditions={**info.conditions, **plan.conditions, **_seen(records, info)},
+        notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
+        records=records,
+    )
+
+
+def _seen(records: Sequence[Record], info: TargetInfo) -> dict[str, Condition]:
+    """Conditions that only the run itself could show."""
+    done = metrics.finished(records)
+    prompt = [r.prompt_tokens for r in done if r.prompt_tokens is not None]
+    output = [r.output_tokens for r in done if r.output_tokens is not None]
+    cached = [r.cached_tokens for r in done if r.cached_tokens is not None]
+    late = [(r.sent_ns - r.sched_ns) * 1e-6 for r in records if r.sent_ns is not None]
+    share = f"{sum(cached) / max(sum(prompt), 1):.1%} of prompt tokens were found in the cache"
+    return {
+        "prompt_tokens_mean": round(float(np.mean(prompt)), 1) if prompt else "unknown",
+        "output_tokens_mean": round(float(np.mean(output)), 1) if output else "unknown",
+        "cache": share if cached else "unknown",
+        "send_delay_p99_ms": round(float(np.quantile(late, 0.99)), 3) if late else "unknown",
+        "repeats": 1,
+        "client": f"penstock {__version__}, one process"
+        + (" on the same machine" if info.local else f" on {describe()}"),
+    }
+
+
+def _notes(drive: Drive) -> Iterator[str]:
+    sent, asked = len(drive.records), len(drive.plan.asks)
+    closed = drive.plan.load.kind == "closed"
+    if drive.stopped_by is not None and not (closed and "time limit" in drive.stopped_by):
+        yield f"stopped by {drive.stopped_by}: {sent} of {asked} requests were sent"
+    cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in drive.records)
+    if cut:
+        yield f"{cut} requests were cut at the end and do not count as work"
+    for caveat, count in drive.caveats.items():
+        yield f"{caveat} ({count} of {drive.done} answers)"
+
+
+def _set_limits(points: Sequence[Point], info: TargetInfo) -> None:
+    """Hold every point against what the hardware allows, where model and machine are known."""
+    machine = None
+    if info.local and info.facts is not None and str(info.facts["device"]).startswith("cpu"):
+        # Now, when the load is over: measuring would disturb it, and be disturbed.
+        machine = hardware.measure(info.facts["weight_bytes"], (info.facts["dtype"],))
+    for point in points:
+        done = [r for r in metrics.finished(point.records) if r.prompt_tokens and r.output_tokens]
+        if not done:
+            continue
+        output = sum(r.output_tokens or 0 for r in done)
+        prompt = sum(r.prompt_tokens or 0 for r in done)
+        cached = sum(r.cached_tokens or 0 for r in done)
+        point.limit = limit_for(
+            info.facts,
+            msgspec.to_builtins(point.load),
+            mean_context_tokens=(prompt + output / 2) / len(done),
+            input_per_output=(prompt - cached) / output,
+            hardware=machine,
+        )
+
+
+def _name(load: Load) -> str:
+    if load.kind == "closed":
+        return f"{load.concurrency} at once"
+    return "trace" if load.kind == "trace" else f"{load.rate:g} requests/s"

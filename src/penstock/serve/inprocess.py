@@ -1,0 +1,90 @@
+"""The engine in this process as a target of the meter: no HTTP, no copy."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic_ns
+
+import msgspec
+
+from penstock import __version__
+from penstock.engine.llm import AsyncLLM
+from penstock.engine.options import EngineOptions
+from penstock.engine.request import SamplingParams
+from penstock.meter.machine import describe
+from penstock.meter.target import TargetInfo
+from penstock.record.record import Outcome, Record
+from penstock.schedule.errors import QueueFull, RequestRefused
+from penstock.workload.plan import Ask
+
+
+class EngineTarget:
+    """Loads a model and sends it asks; `sent` is when the engine is handed the request.
+
+    Answers are forced to the length asked. Raises as `AsyncLLM` for a model
+    that cannot be loaded.
+    """
+
+    def __init__(self, model: str, options: EngineOptions | None = None) -> None:
+        self._llm = AsyncLLM(model, options)
+        facts = self._llm.facts
+        self.info = TargetInfo(
+            kind="engine",
+            name=f"engine:{model}",
+            model=facts.name,
+            context=facts.max_model_len,
+            local=True,
+            forces_length=True,
+            facts=msgspec.to_builtins(facts),
+            conditions={
+                "model": facts.name,
+                "precision": facts.dtype,
+                "kv_precision": facts.kv_dtype,
+                "hardware": describe() if facts.device == "cpu" else facts.device,
+                "target": "penstock engine in this process",
+                "target_version": __version__,
+                "endpoint": "none",
+                "sampling": "greedy",
+                "output_length": "forced (EOS ignored)",
+            },
+        )
+
+    async def send(self, ask: Ask, record: Record) -> list[str]:
+        """See `Target`."""
+        params = SamplingParams(max_tokens=ask.output_tokens, temperature=0.0, ignore_eos=True)
+        words: list[str] = []
+        try:
+            content = ask.content
+            prompt = content if isinstance(content, str) else self._llm.tokenizer.chat(content)
+            record.sent_ns = monotonic_ns()
+            async for delta in self._llm.stream(prompt, params):
+                now = monotonic_ns()
+                if delta.token_ids:
+                    record.event_ns.append(now)
+                    record.event_tokens.append(len(delta.token_ids))
+                words.append(delta.text)
+                record.prompt_tokens = delta.prompt_tokens
+                record.cached_tokens = delta.cached_tokens
+                if delta.finish_reason is not None:
+                    record.finish_reason = delta.finish_reason
+                    record.error = delta.error
+            record.outcome = Outcome.FINISHED if record.error is None else Outcome.FAILED
+        except (RequestRefused, QueueFull, ValueError) as error:
+            record.outcome = Outcome.FAILED
+            record.error = f"{type(error).__name__}: {error}"
+        finally:
+            record.end_ns = monotonic_ns()
+            if record.event_ns:
+                record.first_ns, record.last_ns = record.event_ns[0], record.event_ns[-1]
+                record.output_tokens = sum(record.event_tokens)
+                record.counted_by = record.laid_by = "token ids"
+            record.words = len("".join(words).split())
+        return []
+
+    async def count_prompt(self, text: str) -> int | None:
+        """See `Target`."""
+        return len(await asyncio.to_thread(self._llm.tokenizer.encode, text))
+
+    async def close(self) -> None:
+        """See `Target`."""
+        await self._llm.close()
