@@ -167,7 +167,6 @@ class Engine:
         self._end(deltas)  # aborted since the last step; their rows are wanted now
         error = None
         if plan is not None:
-            prefilled = sum(c.end - c.start for c in plan.chunks)
             try:
                 sampled = self._runner.run(plan, self._generations)
             except Exception as broken:  # the step's requests fail, the engine lives
@@ -180,6 +179,9 @@ class Engine:
                 for sequence, generation in sampled:
                     token = generation.tokens[-1]
                     deltas[sequence] = self._delta(sequence, [token])
+                    if len(generation.tokens) == sequence.prompt + 1:
+                        self._counters.prompt_tokens += sequence.prompt
+                        self._counters.cached_tokens += sequence.cached
                     params = generation.params
                     if token in params.stop_token_ids or (
                         token in self._eos and not params.ignore_eos
@@ -187,7 +189,6 @@ class Engine:
                         stopped.append(sequence)
                 self.scheduler.apply(plan, stopped)
                 self._counters.output_tokens += len(sampled)
-                self._counters.prompt_tokens += prefilled
                 self._scheduling += time.perf_counter() - computed
             self._counters.steps += 1
         self._end(deltas, error)
@@ -204,7 +205,7 @@ class Engine:
             pages_held=scheduler.pool.held,
             pages_cached=scheduler.pool.cached,
             steps=counters.steps,
-            prompt_tokens=counters.prompt_tokens + counters.cached_tokens,
+            prompt_tokens=counters.prompt_tokens,
             cached_tokens=counters.cached_tokens,
             output_tokens=counters.output_tokens,
             preemptions=scheduler.preemptions,
@@ -223,7 +224,6 @@ class Engine:
                 "stop" if ended.reason == "stop" else "length"
             )
             counters = self._counters
-            counters.cached_tokens += sequence.cached
             if ended.reason == "abort":
                 counters.cancelled += 1
             elif ended.reason == "error":

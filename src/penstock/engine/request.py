@@ -76,8 +76,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
     pages_held: int
     pages_cached: int
     steps: int
-    prompt_tokens: int  # prompt tokens computed or found in the cache
-    cached_tokens: int  # of those, found in the cache
+    prompt_tokens: int  # of prompts whose first token is out; recomputation does not count
+    cached_tokens: int  # of those, found in the prefix cache
     output_tokens: int
     preemptions: int
     finished: int
