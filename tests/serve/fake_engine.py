@@ -89,6 +89,8 @@ class FakeEngine:
     def abort(self, request_id: str) -> None:
         self._aborted.add(request_id)
 
+    wake_at = None
+
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)

@@ -9,9 +9,11 @@ delays a step.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,10 +28,6 @@ from penstock.serve.messages import Abort, Fatal, Ready, Refusal, Report, Stop, 
 
 log = logging.getLogger(__name__)
 
-# How long to wait for a message when there is work but no step was possible
-# (static batching holds a batch back to let it fill). A message ends the wait.
-IDLE_STEP_WAIT_MS = 2
-
 
 class SteppedEngine(Protocol):
     """What the loop needs of an engine. `penstock.engine.engine.Engine` is one."""
@@ -38,6 +36,8 @@ class SteppedEngine(Protocol):
     def facts(self) -> ModelFacts: ...  # noqa: D102
     @property
     def has_work(self) -> bool: ...  # noqa: D102
+    @property
+    def wake_at(self) -> float | None: ...  # noqa: D102
     def submit(self, request: GenerateRequest) -> None: ...  # noqa: D102
     def abort(self, request_id: str) -> None: ...  # noqa: D102
     def step(self) -> list[Delta]: ...  # noqa: D102
@@ -65,6 +65,10 @@ def main(load: Load) -> None:
         engine = load(model, msgspec.json.decode(options, type=EngineOptions))
         socket.send(messages.encode(Ready(engine.facts, engine.stats())))
         _loop(engine, socket)
+    except (ValueError, OSError) as error:
+        # The checkpoint or an option is at fault, and the message says how.
+        socket.send(messages.encode(Fatal(str(error))))
+        sys.exit(1)
     except Exception as error:
         log.exception("The engine stopped")
         socket.send(messages.encode(Fatal(f"{type(error).__name__}: {error}")))
@@ -74,12 +78,10 @@ def main(load: Load) -> None:
 
 
 def _loop(engine: SteppedEngine, socket: zmq.Socket[bytes]) -> None:
-    wait_ms: int | None = None  # None: until a message comes
+    steps = engine.stats().steps
     while True:
         accepted: list[str] = []
         refused: list[Refusal] = []
-        if wait_ms != 0:
-            socket.poll(wait_ms)
         while socket.poll(0):
             match messages.decode_to_engine(socket.recv()):
                 case Submit(request):
@@ -92,16 +94,25 @@ def _loop(engine: SteppedEngine, socket: zmq.Socket[bytes]) -> None:
                     engine.abort(request_id)
                 case Stop():
                     return
-        steps = engine.stats().steps
         deltas = engine.step() if engine.has_work else []
         stats = engine.stats()
         socket.send(messages.encode(Report(accepted, refused, deltas, stats)))
         if not engine.has_work:
-            wait_ms = None
+            socket.poll()
         elif stats.steps == steps and not deltas:
-            wait_ms = IDLE_STEP_WAIT_MS
-        else:
-            wait_ms = 0
+            socket.poll(_until(engine.wake_at))
+        steps = stats.steps
+
+
+def _until(wake_at: float | None) -> int:
+    """Milliseconds to wait for a message when there is work and no step was possible.
+
+    A static batch that fills knows its time. Else nothing but a message could
+    help; looking again once a second costs little if that is wrong.
+    """
+    if wake_at is None:
+        return 1000
+    return max(1, math.ceil((wake_at - time.monotonic()) * 1000))
 
 
 def _submit(engine: SteppedEngine, request: GenerateRequest) -> Refusal | None:
