@@ -7,8 +7,8 @@ data a number is taken from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import altair as alt
 import numpy as np
@@ -16,14 +16,17 @@ import numpy as np
 from penstock.record import metrics
 from penstock.record.record import Record
 from penstock.record.run import Point, Run
+from penstock.record.sentences import number
 from penstock.record.steady import steady_window
 from penstock.report import look
 from penstock.report.look import Chart
-from penstock.report.table import heading
 
+T = TypeVar("T")
+
+_THROUGHPUT = "output tokens/s, all users together"
 _SAMPLES = 160  # along a distribution
 _SLICES = 120  # of a timeline
-_DOTS = 400  # requests drawn of one operating point
+_DOTS = 300  # requests drawn of one operating point
 
 DISTRIBUTIONS: dict[str, Callable[[Sequence[Record]], list[float]]] = {
     "ttft_from_schedule": lambda rs: _each(metrics.ttft_from_schedule, rs),
@@ -43,75 +46,82 @@ def curve(summary: Mapping[str, Any], width: int, height: int) -> Chart | None:
     The hollow marks are the limit at the same load, shared evenly between the
     users. None where no point has both figures.
     """
-    points = summary["points"]
     rows, limits = [], []
-    for p, (colour, _) in zip(points, look.ramp(len(points)), strict=True):
+    for i, (p, colour) in enumerate(_coloured(summary["points"])):
         x, y = p["output_throughput"]["value"], p["user_speed"]["p50"]
         if x and y:
-            rows.append({"x": x, "y": y, "name": _short(p), "colour": colour})
+            rows.append({"i": i, "x": x, "y": y, "name": _short(p), "colour": colour})
         ceiling, users = p["limit"]["output_throughput"], p["load"]["concurrency"]
         if ceiling and users:
-            limits.append({"x": ceiling, "y": ceiling / users})
+            name = f"limit {users}"
+            limits.append({"i": i, "x": ceiling, "y": ceiling / users, "name": name})
     if not rows:
         return None
-    every = rows + limits
-    x = alt.X("x:Q", title="output tokens/s, all users together", **_axis(every, "x"))
-    y = alt.Y("y:Q", title=None, **_axis(every, "y"))
-    data = look.data(sorted(rows, key=lambda row: row["x"]))
-    line = alt.Chart(data).mark_line(color=look.ACCENT[0], strokeWidth=1.5).encode(x=x, y=y)
-    dots = line.mark_circle(size=70, opacity=1).encode(color=alt.Color("colour:N", scale=None))
-    names = line.mark_text(
-        dx=8, dy=-8, align="left", fontSize=12, fontWeight="bold", color=look.INK[0]
-    ).encode(text="name:N")
-    layers = [line, dots, names]
-    if limits:
-        limit = alt.Chart(look.data(sorted(limits, key=lambda row: row["x"])))
-        style: dict[str, Any] = {"color": look.MUTED[0], "strokeWidth": 1.2}
-        layers = [
-            limit.mark_line(strokeDash=[4, 3], **style).encode(x=x, y=y),
-            limit.mark_point(size=45, filled=False, **style).encode(x=x, y=y),
-            *layers,
-        ]
-    return look.dress(alt.layer(*layers, title="tokens/s to each user (median)"), width, height)
-
-
-def waits(summary: Mapping[str, Any], width: int, height: int) -> Chart | None:
-    """Time to first token, p50 to p99, against system throughput; None without any."""
-    points = summary["points"]
-    rows = [
-        {
-            "x": p["output_throughput"]["value"],
-            "p50": p["ttft_from_schedule"]["p50"] * 1000,
-            "p99": p["ttft_from_schedule"]["p99"] * 1000,
-            "name": _short(p),
-            "colour": colour,
-        }
-        for p, (colour, _) in zip(points, look.ramp(len(points)), strict=True)
-        if p["output_throughput"]["value"] and p["ttft_from_schedule"]["n"]
-    ]
-    if not rows:
-        return None
-    spread = [{"y": row[q]} for row in rows for q in ("p50", "p99")]
-    x = alt.X("x:Q", title="output tokens/s, all users together", **_axis(rows, "x"))
-    y = alt.Y("p50:Q", title=None, **_axis(spread, "y"))
-    base = alt.Chart(look.data(sorted(rows, key=lambda row: row["x"])))
-    colour = alt.Color("colour:N", scale=None)
+    x = alt.X("x:Q", title=_THROUGHPUT, **_axis(rows + limits, "x"))
+    y = alt.Y("y:Q", title=None, **_axis(rows + limits, "y"))
+    measured = alt.Chart(look.data(rows)).encode(x=x, y=y)
+    limit = alt.Chart(look.data(limits)).encode(x=x, y=y)
+    grey = look.MUTED[0]
     return look.dress(
         alt.layer(
-            base.mark_line(color=look.ACCENT[0], strokeWidth=1.5).encode(x=x, y=y),
-            base.mark_rule(strokeWidth=1.5).encode(x=x, y=y, y2="p99:Q", color=colour),
-            base.mark_tick(width=10, thickness=1.5).encode(
-                x=x, y=alt.Y("p99:Q", title=None), color=colour
+            limit.mark_line(strokeDash=[4, 3], strokeWidth=1.2, color=grey).encode(order="i:Q"),
+            limit.mark_point(size=45, filled=False, strokeWidth=1.2, color=grey),
+            limit.mark_text(dx=-7, dy=11, align="right", fontSize=11, color=grey).encode(
+                text="name:N"
             ),
-            base.mark_circle(size=70, opacity=1).encode(x=x, y=y, color=colour),
-            base.mark_text(
-                dx=8, dy=9, align="left", fontSize=12, fontWeight="bold", color=look.INK[0]
-            ).encode(x=x, y=y, text="name:N"),
-            title="ms to the first token, from schedule: median, and up to p99",
+            *_marked_line(measured, dy=-8),
+            title=f"tokens/s to each user (median){_legend(summary)}",
         ),
         width,
         height,
     )
+
+
+def waits(summary: Mapping[str, Any], width: int, height: int) -> Chart | None:
+    """Time to first token, p50 to p99, against system throughput; None without any."""
+    rows = [
+        {
+            "i": i,
+            "x": p["output_throughput"]["value"],
+            "y": p["ttft_from_schedule"]["p50"] * 1000,
+            "p99": p["ttft_from_schedule"]["p99"] * 1000,
+            "name": _short(p),
+            "colour": colour,
+        }
+        for i, (p, colour) in enumerate(_coloured(summary["points"]))
+        if p["output_throughput"]["value"] and p["ttft_from_schedule"]["n"]
+    ]
+    if not rows:
+        return None
+    ends = [{"y": row[end]} for row in rows for end in ("y", "p99")]
+    measured = alt.Chart(look.data(rows)).encode(
+        x=alt.X("x:Q", title=_THROUGHPUT, **_axis(rows, "x")),
+        y=alt.Y("y:Q", title=None, **_axis(ends, "y")),
+    )
+    colour = alt.Color("colour:N", scale=None)
+    return look.dress(
+        alt.layer(
+            measured.mark_rule(strokeWidth=1.5).encode(y2="p99:Q", color=colour),
+            measured.mark_tick(orient="horizontal", width=10, thickness=1.5).encode(
+                y=alt.Y("p99:Q", title=None), color=colour
+            ),
+            *_marked_line(measured, dy=10),
+            title=f"ms to the first token (median, up to p99){_legend(summary)}",
+        ),
+        width,
+        height,
+    )
+
+
+def _marked_line(measured: alt.Chart, dy: int) -> list[alt.Chart]:
+    """A line through the operating points by rising load, and each one's mark and name."""
+    return [
+        measured.mark_line(color=look.ACCENT[0], strokeWidth=1.5).encode(order="i:Q"),
+        measured.mark_circle(size=70, opacity=1).encode(color=alt.Color("colour:N", scale=None)),
+        measured.mark_text(
+            dx=8, dy=dy, align="left", fontSize=12, fontWeight="bold", color=look.INK[0]
+        ).encode(text="name:N"),
+    ]
 
 
 def distribution(run: Run, metric: str, width: int, height: int) -> Chart | None:
@@ -122,7 +132,7 @@ def distribution(run: Run, metric: str, width: int, height: int) -> Chart | None
     """
     lines: list[dict[str, Any]] = []
     marks: list[dict[str, Any]] = []
-    for point, (shade, _) in zip(run.points, look.ramp(len(run.points)), strict=True):
+    for point, shade in _coloured(run.points):
         values = DISTRIBUTIONS[metric](_in_window(point))
         if not values:
             continue
@@ -164,8 +174,11 @@ def distribution(run: Run, metric: str, width: int, height: int) -> Chart | None
     )
 
 
-def timeline(point: Point, width: int, height: int) -> Chart:
-    """Output tokens/s over an operating point, requests in flight below, the window shaded."""
+def timeline(point: Point, colour: str, width: int, height: int) -> Chart:
+    """Output tokens/s over an operating point, requests in flight below, the window shaded.
+
+    `colour` is the one that this point has in other figures.
+    """
     window = steady_window(point)
     length = max(point.end_ns - point.start_ns, 1)
     edges = point.start_ns + length * np.arange(_SLICES + 1) / _SLICES
@@ -196,12 +209,12 @@ def timeline(point: Point, width: int, height: int) -> Chart:
     # Both panels have the same room for their labels, so that their times align.
     room = 46
     inner = width - room - 14
-    upper = base.mark_line(color=look.ACCENT[0], strokeWidth=1.4, interpolate="step").encode(
+    upper = base.mark_line(color=colour, strokeWidth=1.4, interpolate="step").encode(
         x=alt.X("t:Q", title=None, scale=domain, axis=alt.Axis(labels=False, grid=False)),
         y=alt.Y("pace:Q", title=None, axis=_roomy(room, 4)),
     )
     lower = base.mark_line(color=look.MUTED[0], strokeWidth=1.4, interpolate="step").encode(
-        x=alt.X("t:Q", title="s", scale=domain, axis=alt.Axis(grid=False, tickCount=6)),
+        x=alt.X("t:Q", title="seconds", scale=domain, axis=alt.Axis(grid=False, tickCount=6)),
         y=alt.Y("flying:Q", title=None, axis=_roomy(room, 2)),
     )
     panels = alt.vconcat(
@@ -217,13 +230,15 @@ def timeline(point: Point, width: int, height: int) -> Chart:
 
 
 def _roomy(room: int, ticks: int) -> alt.Axis:
-    return alt.Axis(minExtent=room - 8, maxExtent=room - 8, tickCount=ticks, format="~s")
+    return alt.Axis(
+        minExtent=room - 8, maxExtent=room - 8, tickCount=ticks, format=",~g", tickMinStep=1
+    )
 
 
 def prompts(run: Run, width: int, height: int) -> Chart | None:
     """Time to first token of each request against its prompt's length; None without any."""
     rows = []
-    for point, (colour, _) in zip(run.points, look.ramp(len(run.points)), strict=True):
+    for point, colour in _coloured(run.points):
         seen = [
             {"x": r.prompt_tokens, "y": wait * 1000, "colour": colour}
             for r in _in_window(point)
@@ -236,13 +251,18 @@ def prompts(run: Run, width: int, height: int) -> Chart | None:
         alt.Chart(look.data(rows), title="ms to the first token, from sending")
         .mark_circle(size=16, opacity=0.65)
         .encode(
-            x=alt.X("x:Q", title="prompt tokens", scale=alt.Scale(zero=True)),
+            x=alt.X("x:Q", title="prompt tokens", axis=alt.Axis(tickCount=6)),
             y=alt.Y("y:Q", title=None, **_axis(rows, "y")),
             color=alt.Color("colour:N", scale=None),
         ),
         width,
         height,
     )
+
+
+def _coloured(points: Sequence[T]) -> Iterator[tuple[T, str]]:
+    """Each operating point with its colour."""
+    return zip(points, (light for light, _ in look.ramp(len(points))), strict=True)
 
 
 def _in_window(point: Point) -> list[Record]:
@@ -257,5 +277,13 @@ def _axis(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
 
 def _short(point: Mapping[str, Any]) -> str:
     """The load as a label beside a mark."""
-    users = point["load"]["concurrency"]
-    return heading(point) if users is None else str(users)
+    load = point["load"]
+    if load["kind"] == "closed":
+        return str(load["concurrency"])
+    return f"{number(load['rate'])}/s" if load["kind"] == "open" else "trace"
+
+
+def _legend(summary: Mapping[str, Any]) -> str:
+    """What a bare number beside a mark means."""
+    closed = any(p["load"]["kind"] == "closed" for p in summary["points"])
+    return "; marks: users at once" if closed else ""

@@ -49,6 +49,7 @@ def render(run: Run) -> str:
     """The report as one self-contained HTML page."""
     summary = run.summary
     points = summary["points"]
+    colours = [light for light, _ in look.ramp(len(points))]
     environment = Environment(
         loader=PackageLoader("penstock.report"),
         autoescape=True,
@@ -62,7 +63,6 @@ def render(run: Run) -> str:
         points=points,
         table=table,
         sections=table.sections(points),
-        colours=[light for light, _ in look.ramp(len(points))],
         overview=_drawn(
             _figure("One user's speed against throughput", "curve", figures.curve, summary),
             _figure("The wait against throughput", "waits", figures.waits, summary),
@@ -75,8 +75,10 @@ def render(run: Run) -> str:
         ),
         courses=_drawn(
             *(
-                _figure(table.heading(summarised), f"course{i}", figures.timeline, point)
-                for i, (point, summarised) in enumerate(zip(run.points, points, strict=True))
+                _figure(table.heading(p), f"course{i}", figures.timeline, point, colour)
+                for i, (point, p, colour) in enumerate(
+                    zip(run.points, points, colours, strict=True)
+                )
             ),
             _figure("First token against prompt length", "prompts", figures.prompts, run),
         ),

@@ -25,7 +25,7 @@ COLOURS = {
     "shade": ("#e3eff1", "#1b2f35"),  # the steady window
 }
 INK, MUTED, GRID, ACCENT, SHADE = (COLOURS[n] for n in ("ink", "muted", "grid", "accent", "shade"))
-_FAINT = ("#7fbcc9", "#3a7280")  # the lightest load ...
+_FAINT = ("#7fbcc9", "#478b9b")  # the lightest load ...
 _STRONG = ("#093f4c", "#b4ecf6")  # ... to the heaviest
 FONT = "Inter, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
@@ -114,7 +114,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def axis(values: Sequence[float]) -> dict[str, Any]:
     """Scale and axis settings for values of one sign: logarithmic once they spread threefold."""
-    low, high = min(values) / 1.1, max(values) * 1.15
+    low, high = min(values) / 1.1, max(values) * 1.2
     ticks = log_ticks(low, high)
     if low > 0 and high / low > 3 and len(ticks) > 1:
         return {

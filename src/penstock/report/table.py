@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from penstock.record.sentences import number
@@ -48,6 +50,10 @@ class Section:
     title: str
     rows: list[Row]
 
+    def groups(self) -> list[list[Row]]:
+        """The rows, those of one label together."""
+        return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.label)]
+
 
 def heading(point: Mapping[str, Any]) -> str:
     """The load of an operating point in two or three words."""
@@ -85,9 +91,9 @@ def _system(points: Points) -> Iterator[Row]:
         yield Row(label, unit, cells)
     if any(p["goodput"]["slo"] for p in points):
         yield _row(points, "Goodput", "requests/s", lambda p: p["goodput"]["requests_per_s"])
-        yield _row(points, "Requests within SLO", "%", lambda p: _percent(p["goodput"]["share"]))
-    yield _row(points, "Hardware's limit", "tokens/s", lambda p: p["limit"]["output_throughput"])
-    yield _row(points, "Share of that limit", "%", lambda p: _percent(p["limit"]["fraction"]))
+        yield _row(points, "Within SLO", "%", lambda p: _percent(p["goodput"]["share"]))
+    yield _row(points, "Hardware limit", "tokens/s", lambda p: p["limit"]["output_throughput"])
+    yield _row(points, "Share of limit", "%", lambda p: _percent(p["limit"]["fraction"]))
 
 
 def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
@@ -170,6 +176,12 @@ def _percent(share: float | None) -> float | None:
 
 def _half_width(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"± {figure((interval[1] - interval[0]) / 2)}"
+
+
+def moment(started: str) -> str:
+    """An ISO 8601 time in UTC as a reader would write it."""
+    at = datetime.fromisoformat(started)
+    return f"{at.day} {at:%B %Y, %H:%M} UTC"
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:

@@ -52,12 +52,11 @@ def _figures(points: figures.Points) -> Table:
     grid.add_column("", min_width=_UNIT, style="dim")
     for section in figures.sections(points, _QUANTILES):
         grid.add_row(f"[cyan]{section.title}[/]")
-        above = ""
-        for row in section.rows:
-            label = "" if row.label == above else row.label
-            above = row.label
-            cells = [f"{_mark(cell)}{escape(cell.text)}" for cell in row.cells]
-            grid.add_row(f"  {label:<{_LABEL - 6}} {row.detail}", *cells, row.unit)
+        for rows in section.groups():
+            for row in rows:
+                label = row.label if row is rows[0] else ""
+                cells = [f"{_mark(cell)}{escape(cell.text)}" for cell in row.cells]
+                grid.add_row(f"  {label:<{_LABEL - 6}} {row.detail}", *cells, row.unit)
     return grid
 
 
