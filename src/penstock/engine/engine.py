@@ -70,8 +70,8 @@ class Engine:
             decoder.kv_layers(),
             about.pages + 1,  # the runner's scratch page
             options.page_size,
-            decoder.norm.dtype,
-            decoder.norm.device,
+            decoder.embedding.dtype,
+            decoder.embedding.device,
         )
         longest = -(-min(about.max_model_len, self.scheduler.capacity()) // options.page_size)
         self._runner = Runner(decoder, kv, rows=options.max_running, longest=longest)

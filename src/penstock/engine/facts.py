@@ -35,13 +35,13 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
             f"max_model_len={longest} must lie between 2 and {config.max_positions:,}, "
             "the context of this checkpoint."
         )
-    dtype = decoder.norm.dtype
+    dtype = decoder.embedding.dtype
     # The store's own arithmetic, on an empty one.
     per_token = KVStore(
-        decoder.kv_layers(), 1, options.page_size, dtype, decoder.norm.device
+        decoder.kv_layers(), 1, options.page_size, dtype, decoder.embedding.device
     ).bytes_per_token
     tokens = options.kv_tokens or min(
-        options.max_running * longest, _free_bytes(decoder.norm.device) // 4 // per_token
+        options.max_running * longest, _free_bytes(decoder.embedding.device) // 4 // per_token
     )
     pages = tokens // options.page_size
     if pages < 1:
@@ -57,12 +57,12 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         parameters=loader.parameters(decoder),
         weight_bytes=loader.weight_bytes(decoder),
         flops_per_token=loader.flops_per_token(decoder),
-        head_flops=2 * decoder.head.numel(),
+        head_flops=2 * decoder.embedding.numel(),
         attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
         kv_bytes_per_token=per_token,
         dtype=name,
         kv_dtype=name,
-        device=str(decoder.norm.device),
+        device=str(decoder.embedding.device),
         threads=torch.get_num_threads(),
         page_size=options.page_size,
         pages=pages,

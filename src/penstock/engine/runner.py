@@ -78,7 +78,7 @@ class Runner:
     def __init__(self, decoder: Decoder, kv: KVStore, *, rows: int, longest: int) -> None:
         self.decoder = decoder
         self.kv = kv
-        self.device = decoder.norm.device
+        self.device = decoder.embedding.device
         self.spent = Spent()
         self._tables = Tables.empty(rows, longest)
 
