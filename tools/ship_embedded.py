@@ -1,0 +1,130 @@
+"""Put trained checkpoints into the package and measure them.
+
+    python tools/ship_embedded.py --work checkpoints
+
+Writes `src/penstock/models/{embedded,embedded-draft}/` in HF layout with weights
+in bf16, measures what was written, keeps the figures in `results.json` and makes
+the README from them.
+"""
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, LlamaForCausalLM
+
+from embedded import measure, tokenizer
+from embedded.corpus import MIX
+from embedded.shapes import CONTEXT, SHAPES
+from penstock import models
+from penstock.workload import stdlib
+
+PACKAGE = Path(models.__file__).parent
+MAIN, DRAFT = "embedded", "embedded-draft"
+ROWS = 64
+PER_GRADE = 200
+
+console = Console()
+
+
+def export(work: Path, name: str) -> None:
+    """Write one checkpoint in HF layout, weights in bf16."""
+    folder = PACKAGE / name
+    folder.mkdir(exist_ok=True)
+    model = LlamaForCausalLM(SHAPES[name])
+    model.load_state_dict(load_file(work / name / "model.safetensors"), strict=False)
+    model.tie_weights()
+    model.config.use_cache = True
+    generation = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "do_sample": False}
+    model.generation_config = GenerationConfig.from_dict(generation)
+    model.bfloat16().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
+    tokenizer.save(Tokenizer.from_file(str(work / "tokenizer.json")), folder, CONTEXT)
+
+
+def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    """All that is measured on one shipped checkpoint; losses in nats per token."""
+    folder = PACKAGE / name
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    coder = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library = dict(stdlib.texts("held_out"))
+    tests = [t for n, t in stdlib.texts("held_out", tests=True) if n not in library]
+    by_source = {}
+    for source, texts in {"library": list(library.values()), "tests": tests}.items():
+        if not texts:  # a distribution that comes without the test suite
+            continue
+        rows, size = measure.windows(coder, texts, CONTEXT - 1, ROWS)
+        loss = measure.losses(model, rows)
+        by_source[source] = {
+            "loss": loss.mean().item(),
+            "bits_per_byte": loss.sum().item() / size / torch.tensor(2.0).log().item(),
+            "tokens": loss.numel(),
+            "by_position": {
+                f"{a}-{b}": loss[:, a:b].mean().item()
+                for a, b in ((0, 64), (64, 256), (256, 1024), (1024, 2047))
+            },
+        }
+    schedule = state["schedule"]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training": {
+            "tokens": schedule["tokens"],
+            "minutes": schedule["elapsed"] / 60,
+            "cooled_down": schedule["cooling_from"] is not None,
+            "rows": state["taken"],
+        },
+        "held_out": by_source,
+        "doctests": measure.doctest_accuracy(model, coder, PER_GRADE),
+        "samples": {
+            prompt: measure.greedy(model, coder, [prompt], 96)[0] for prompt in measure.SAMPLES
+        },
+    }
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="folder with the checkpoints")] = Path("checkpoints"),
+) -> None:
+    results: dict[str, Any] = {
+        "python": platform.python_version(),
+        "rows": ROWS,
+        "doctests_per_grade": PER_GRADE,
+        "shares": {source: f"{share:.0%}" for source, share in MIX.items()},
+        "models": {},
+    }
+    present = [name for name in (MAIN, DRAFT) if (work / name / "state.json").exists()]
+    for name in present:
+        export(work, name)
+        state = json.loads((work / name / "state.json").read_text())
+        results["models"][name] = figures(name, state)
+        console.print(f"{name}: {results['models'][name]['doctests']}")
+    if DRAFT in present:
+        coder = Tokenizer.from_file(str(PACKAGE / MAIN / "tokenizer.json"))
+        rows, _ = measure.windows(coder, [t for _, t in stdlib.texts("held_out")], 511, ROWS)
+        pair = [
+            LlamaForCausalLM.from_pretrained(PACKAGE / name, dtype=torch.float32)
+            for name in (MAIN, DRAFT)
+        ]
+        results["draft_agreement"] = measure.agreement(pair[0], pair[1], rows)
+    results["shapes"] = {
+        name: json.loads((PACKAGE / name / "config.json").read_text()) for name in present
+    }
+    (PACKAGE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "embedded"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("README.md.jinja")
+    (PACKAGE / "README.md").write_text(page.render(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
