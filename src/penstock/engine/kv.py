@@ -26,8 +26,7 @@ class KVLayer:
 class KVPages(Protocol):
     """One layer's pages in one storage format.
 
-    Whatever the format, rows go in and come out in the precision of the model,
-    K and V side by side: `[..., 2, heads, head_dim]`.
+    Whatever the format, K and V go in and come out in the precision of the model.
     """
 
     bytes_per_page: int
@@ -41,8 +40,8 @@ class KVPages(Protocol):
     def gather(self, pages: Tensor) -> Tensor:
         """Copy out whole pages, in the order of `pages` int64 [N].
 
-        Returns [N, page_size, 2, heads, head_dim]. Slots never written hold
-        finite numbers, so that masking them out is enough.
+        Returns [2, heads, N, page_size, head_dim], contiguous. Slots never
+        written hold finite numbers, so that masking them out is enough.
         """
 
 
@@ -52,20 +51,23 @@ class PlainPages:
     def __init__(
         self, layer: KVLayer, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        # Token-major: a page is one contiguous run of memory and a gather copies
-        # whole runs; K and V of a token lie together, so a row is one write.
-        shape = (pages, page_size, 2, layer.heads, layer.head_dim)
-        self._pool = torch.zeros(shape, dtype=dtype, device=device)
-        self._slots = self._pool.view(pages * page_size, 2, layer.heads, layer.head_dim)
-        self.bytes_per_page = self._pool[0].nbytes
+        # Heads outermost: gathered pages are then, head by head, the [slots, head_dim]
+        # matrices that attention multiplies, and a copy moves page_size rows at once.
+        rows = 2 * layer.heads
+        self._shape = (2, layer.heads, -1, page_size, layer.head_dim)
+        self._pages = torch.zeros(
+            rows, pages, page_size * layer.head_dim, dtype=dtype, device=device
+        )
+        self._slots = self._pages.view(rows, pages * page_size, layer.head_dim)
+        self.bytes_per_page = self._pages[:, 0].nbytes
 
     def write(self, slots: Tensor, kv: Tensor) -> None:
         """As `KVPages.write`."""
-        self._slots.index_copy_(0, slots, kv)
+        self._slots.index_copy_(1, slots, kv.flatten(1, 2).transpose(0, 1))
 
     def gather(self, pages: Tensor) -> Tensor:
         """As `KVPages.gather`."""
-        return self._pool.index_select(0, pages)
+        return self._pages.index_select(1, pages).view(self._shape)
 
 
 class KVStore:

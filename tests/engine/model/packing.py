@@ -27,7 +27,7 @@ class Packer:
 
     def __init__(self, decoder: Decoder, pages: int = 128, dtype: torch.dtype | None = None):
         self.decoder = decoder
-        dtype = dtype or decoder.norm.dtype
+        dtype = dtype or decoder.dtype
         self.kv = KVStore(decoder.kv_layers(), pages, PAGE_SIZE, dtype, "cpu")
         # Scattered, not ascending, and page 0 in use: it is also the padding.
         self.free = [(i * 37) % pages for i in range(pages)][::-1]

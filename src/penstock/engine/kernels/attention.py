@@ -7,7 +7,7 @@ said as the definition says it: slow, and what the tests compare with.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,29 @@ from penstock.engine.model.batch import PrefillSpan, StepBatch
 BLOCK_ROWS = 256
 
 
+# Decodes whose gathered K and V take up to this many bytes attend together: on a
+# CPU the copy must still be in cache when it is multiplied.
+GROUP_BYTES = 4 << 20
+
+# In bf16 on a CPU, PyTorch's fused attention multiplies head by head and spends
+# its time on calls; from this many gathered numbers on, two batched products win.
+PRODUCTS_FROM = 1 << 18
+
+
+@dataclass(slots=True)
+class Group:
+    """Decodes `start:end` attend together, each over the first `slots` slots of its table."""
+
+    start: int
+    end: int
+    pages: Tensor  # int64 [rows * pages of the longest]
+    slots: int
+    masks: dict[int | None, Tensor | None]  # by window, additive [rows, 1, 1, slots]
+
+
 @dataclass(slots=True)
 class Block:
-    """Rows `start:end` of the batch attend slots `first:last` of their sequence."""
+    """Rows `start:end` of a prefill attend slots `first:last` of their sequence."""
 
     start: int
     end: int
@@ -34,29 +54,53 @@ class Block:
 
 
 @dataclass(slots=True)
+class Prefill:
+    """The blocks of one prefill span, by window."""
+
+    pages: Tensor
+    blocks: dict[int | None, list[Block]]
+
+
+@dataclass(slots=True)
 class Plan:
-    """What all layers of one step share. Masks and blocks are kept by window."""
+    """What all layers of one step share."""
 
-    decodes: int
-    decode_pages: Tensor  # int64 [D * P]
-    decode_context: int  # slots the decodes attend, the longest of them
-    decode_masks: dict[int | None, Tensor | None]  # additive [D, 1, 1, slots]
-    prefill_pages: list[Tensor]
-    prefill_blocks: dict[int | None, list[list[Block]]]  # by window, then by span
+    groups: list[Group]
+    prefills: list[Prefill]
 
 
-def plan(batch: StepBatch, windows: Collection[int | None], dtype: torch.dtype) -> Plan:
-    """Prepare a step for layers whose sliding windows are `windows`, queries of `dtype`."""
-    return Plan(
-        decodes=batch.decodes,
-        decode_pages=batch.decode_tables.flatten(),
-        decode_context=batch.max_decode_context,
-        decode_masks={window: _decode_mask(batch, window, dtype) for window in windows},
-        prefill_pages=[span.table for span in batch.prefills],
-        prefill_blocks={
-            window: [_blocks(span, window, dtype) for span in batch.prefills] for window in windows
-        },
-    )
+def plan(
+    batch: StepBatch,
+    windows: Collection[int | None],
+    *,
+    page_size: int,
+    slot_bytes: int,
+    dtype: torch.dtype,
+) -> Plan:
+    """Prepare a step.
+
+    `windows` are the sliding windows of the model's layers, `slot_bytes` the K
+    and V of one slot in the largest of them, `dtype` that of the queries.
+    """
+    groups = []
+    for start, end, context in _together(batch, slot_bytes):
+        width = -(-context // page_size)
+        slots = context if end - start == 1 else width * page_size
+        contexts = batch.decode_contexts[start:end, None]
+        groups.append(
+            Group(
+                start,
+                end,
+                batch.decode_tables[start:end, :width].flatten(),
+                slots,
+                {window: _decode_mask(contexts, slots, window, dtype) for window in windows},
+            )
+        )
+    prefills = [
+        Prefill(span.table, {window: _blocks(span, window, dtype) for window in windows})
+        for span in batch.prefills
+    ]
+    return Plan(groups, prefills)
 
 
 def attend(q: Tensor, pages: KVPages, plan: Plan, window: int | None) -> Tensor:
@@ -65,29 +109,45 @@ def attend(q: Tensor, pages: KVPages, plan: Plan, window: int | None) -> Tensor:
     `q` is [T, heads, head_dim]; the K and V of all T rows are in `pages`
     already. Returns [T, heads * head_dim].
     """
-    out: list[Tensor] = []
-    if plan.decodes:
-        mask = plan.decode_masks[window]
-        out.append(_decode(q[: plan.decodes], pages.gather(plan.decode_pages), plan, mask))
-    for table, blocks in zip(plan.prefill_pages, plan.prefill_blocks[window], strict=True):
-        kv = pages.gather(table).flatten(0, 1).permute(1, 2, 0, 3)  # [2, heads, slots, head_dim]
-        out.extend(_prefill(q[block.start : block.end], kv, block) for block in blocks)
+    out = [
+        _decode(q[group.start : group.end], pages.gather(group.pages), group, window)
+        for group in plan.groups
+    ]
+    for prefill in plan.prefills:
+        kv = pages.gather(prefill.pages).flatten(2, 3)  # [2, kv_heads, slots, head_dim]
+        out += [_prefill(q[block.start : block.end], kv, block) for block in prefill.blocks[window]]
     return out[0] if len(out) == 1 else torch.cat(out)
 
 
-def _decode(q: Tensor, kv: Tensor, plan: Plan, mask: Tensor | None) -> Tensor:
-    kv_heads, head_dim = kv.shape[-2:]
-    # The query heads of one KV head stand as rows of one small matrix, so K and V
-    # are read once a group: [D, kv_heads, group, head_dim].
-    grouped = q.view(plan.decodes, kv_heads, -1, head_dim)
-    kv = kv.view(plan.decodes, -1, 2, kv_heads, head_dim)[:, : plan.decode_context]
-    k, v = kv.permute(2, 0, 3, 1, 4)  # each [D, kv_heads, slots, head_dim]
-    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
-    return out.reshape(plan.decodes, -1)
+def _decode(q: Tensor, kv: Tensor, group: Group, window: int | None) -> Tensor:
+    rows, mask = len(q), group.masks[window]
+    _, kv_heads, _, _, head_dim = kv.shape
+    # The query heads of one KV head stand as rows of one small matrix, so that its
+    # K and V are read once: [rows, kv_heads, heads / kv_heads, head_dim].
+    q = q.view(rows, kv_heads, -1, head_dim)
+    kv = kv.view(2, kv_heads, rows, -1, head_dim)[:, :, :, : group.slots]
+    if kv.dtype == torch.bfloat16 and kv.device.type == "cpu" and kv.numel() >= PRODUCTS_FROM:
+        out = _batched_products(q, kv, mask)
+    else:
+        k, v = kv.transpose(1, 2)  # each [rows, kv_heads, slots, head_dim]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.reshape(rows, -1)
+
+
+def _batched_products(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of `q` [rows, kv_heads, group, dim] as two batched matrix products."""
+    _, kv_heads, rows, slots, head_dim = kv.shape
+    k, v = kv.flatten(1, 2)  # each [kv_heads * rows, slots, head_dim]
+    q = q.transpose(0, 1).flatten(0, 1) * head_dim**-0.5
+    scores = torch.bmm(q, k.transpose(1, 2)).view(kv_heads, rows, -1, slots)
+    if mask is not None:
+        scores += mask[:, 0]
+    out = torch.bmm(scores.softmax(-1).flatten(0, 1), v)
+    return out.view(kv_heads, rows, -1, head_dim).transpose(0, 1)
 
 
 def _prefill(q: Tensor, kv: Tensor, block: Block) -> Tensor:
-    k, v = kv[None, :, :, block.first : block.last].unbind(1)  # each [1, kv_heads, slots, dim]
+    k, v = kv[:, None, :, block.first : block.last]  # each [1, kv_heads, slots, head_dim]
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],  # [1, heads, rows, head_dim]
         k,
@@ -99,17 +159,33 @@ def _prefill(q: Tensor, kv: Tensor, block: Block) -> Tensor:
     return out[0].transpose(0, 1).flatten(1)
 
 
-def _decode_mask(batch: StepBatch, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    longest = batch.max_decode_context
-    if window is not None and window >= longest:
+def _together(batch: StepBatch, slot_bytes: int) -> Iterator[tuple[int, int, int]]:
+    """Decodes that attend together: first row, row after the last, longest context."""
+    if batch.tokens.device.type != "cpu":
+        if batch.decodes:
+            yield 0, batch.decodes, batch.max_decode_context
+        return
+    start, longest = 0, 0
+    for row, context in enumerate(batch.decode_contexts.tolist()):
+        if row > start and (row + 1 - start) * max(longest, context) * slot_bytes > GROUP_BYTES:
+            yield start, row, longest
+            start, longest = row, 0
+        longest = max(longest, context)
+    if batch.decodes:
+        yield start, batch.decodes, longest
+
+
+def _decode_mask(
+    contexts: Tensor, slots: int, window: int | None, dtype: torch.dtype
+) -> Tensor | None:
+    if window is not None and window >= slots:
         window = None
-    if batch.decodes <= 1 and window is None:
+    if len(contexts) == 1 and window is None:
         return None  # one sequence has nothing to hide
-    slots = torch.arange(longest, device=batch.tokens.device)
-    contexts = batch.decode_contexts[:, None]
-    hidden = slots >= contexts
+    slot = torch.arange(slots, device=contexts.device)
+    hidden = slot >= contexts
     if window is not None:
-        hidden |= slots < contexts - window
+        hidden |= slot < contexts - window
     return _additive(hidden, dtype)[:, None, None, :]
 
 
@@ -148,10 +224,9 @@ def attend_plainly(q: Tensor, pages: KVPages, batch: StepBatch, window: int | No
         rows += [(span.start + i, span.table, first + i) for i in range(span.end - span.start)]
     out = []
     for row, table, context in rows:
-        kv = pages.gather(table).flatten(0, 1)[:context].float()
-        if window is not None:
-            kv = kv[-window:]
-        k, v = kv.repeat_interleave(heads // kv.shape[2], dim=2).unbind(1)  # [slots, heads, dim]
-        scores = torch.einsum("hd,shd->hs", q[row].float(), k) / head_dim**0.5
-        out.append(torch.einsum("hs,shd->hd", scores.softmax(-1), v).flatten())
+        first = 0 if window is None else max(0, context - window)
+        kv = pages.gather(table).flatten(2, 3)[:, :, first:context].float()
+        k, v = kv.repeat_interleave(heads // kv.shape[1], dim=1)  # each [heads, slots, head_dim]
+        scores = torch.einsum("hd,hsd->hs", q[row].float(), k) / head_dim**0.5
+        out.append(torch.einsum("hs,hsd->hd", scores.softmax(-1), v).flatten())
     return torch.stack(out).to(q.dtype)

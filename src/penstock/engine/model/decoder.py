@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from penstock.engine.kernels import attention
+from penstock.engine.kernels.linear import linear, pack
+from penstock.engine.kernels.norm import RMSNorm
 from penstock.engine.kv import KVLayer, KVStore
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import LayerConfig, ModelConfig
@@ -22,22 +24,30 @@ class Layer:
     """
 
     def __init__(
-        self, shape: LayerConfig, hidden: int, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: LayerConfig,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> None:
         def empty(*size: int) -> Tensor:
             return torch.empty(size, dtype=dtype, device=device)
 
+        def norm(size: int) -> RMSNorm:
+            return RMSNorm(empty(size), config.norm_eps)
+
+        hidden = config.hidden_size
         self.shape = shape
         own_kv = 2 * shape.kv_heads if shape.shares_kv is None else 0
         q, qkv = shape.heads * shape.head_dim, (shape.heads + own_kv) * shape.head_dim
-        self.attention_norm = empty(hidden)
+        self.attention_norm = norm(hidden)
         self.qkv = empty(qkv, hidden)
         self.qkv_bias = empty(qkv) if shape.qkv_bias else None
-        self.q_norm = empty(shape.head_dim) if shape.qk_norm else None
-        self.k_norm = empty(shape.head_dim) if shape.qk_norm and own_kv else None
+        self.q_norm = norm(shape.head_dim) if shape.qk_norm else None
+        self.k_norm = norm(shape.head_dim) if shape.qk_norm and own_kv else None
         self.output = empty(hidden, q)
         self.output_bias = empty(hidden) if shape.output_bias else None
-        self.ffn_norm = empty(hidden)
+        self.ffn_norm = norm(hidden)
         self.gate_up = empty(2 * shape.ffn_size, hidden)
         self.gate_up_bias = empty(2 * shape.ffn_size) if shape.ffn_bias else None
         self.down = empty(hidden, shape.ffn_size)
@@ -48,19 +58,34 @@ class Decoder:
     """A decoder-only transformer. Construction leaves the weights unset: see `loader`."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str) -> None:
-        def table() -> Tensor:
-            return torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
+        def empty(*size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
 
+        vocab, hidden = config.vocab_size, config.hidden_size
         self.config = config
-        self.embedding = table()
-        self.head = self.embedding if config.tied_embeddings else table()
-        self.norm = torch.empty(config.hidden_size, dtype=dtype, device=device)
-        self.layers = [Layer(layer, config.hidden_size, dtype, device) for layer in config.layers]
+        self.dtype = dtype
+        self.embedding = empty(vocab, hidden)
+        self.layers = [Layer(shape, config, dtype, device) for shape in config.layers]
+        self.norm = RMSNorm(empty(hidden), config.norm_eps)
+        self.head = self.embedding if config.tied_embeddings else empty(vocab, hidden)
         self._windows = {layer.window for layer in config.layers}
+        self._slot_bytes = dtype.itemsize * max(
+            2 * layer.kv_heads * layer.head_dim for layer in config.layers
+        )
         self._frequencies = {
             size: torch.tensor(config.rope.frequencies(size), dtype=torch.float32, device=device)
             for size in {layer.head_dim for layer in config.layers}
         }
+
+    def pack(self) -> None:
+        """Bring the matrices into the layout this machine multiplies fastest.
+
+        Call once, when the weights are set; from then on only `forward` reads them.
+        """
+        for layer in self.layers:
+            layer.qkv, layer.output = pack(layer.qkv), pack(layer.output)
+            layer.gate_up, layer.down = pack(layer.gate_up), pack(layer.down)
+        self.head = pack(self.head)
 
     def kv_layers(self) -> list[KVLayer]:
         """What a `KVStore` must hold for this model."""
@@ -76,55 +101,51 @@ class Decoder:
         """
         x = F.embedding(batch.tokens, self.embedding)  # [T, hidden]
         angles = {size: self._angles(batch.positions, size) for size in self._frequencies}
-        plan = attention.plan(batch, self._windows, x.dtype)
+        plan = attention.plan(
+            batch,
+            self._windows,
+            page_size=kv.page_size,
+            slot_bytes=self._slot_bytes,
+            dtype=x.dtype,
+        )
         for index, layer in enumerate(self.layers):
-            h = self._normed(x, layer.attention_norm)
+            h = layer.attention_norm(x)
             q, kv_rows = self._qkv(layer, h, angles[layer.shape.head_dim])
             pages = kv.layer(index)
             if kv_rows is not None:
                 pages.write(batch.slots, kv_rows)
             h = attention.attend(q, pages, plan, layer.shape.window)
-            _add_linear(x, h, layer.output, layer.output_bias)
+            x.add_(linear(h, layer.output, layer.output_bias))
 
-            h = self._normed(x, layer.ffn_norm)
-            gate, up = F.linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-            _add_linear(x, F.silu(gate).mul_(up), layer.down, layer.down_bias)
-        x = self._normed(x.index_select(0, batch.logit_rows), self.norm)
-        return F.linear(x, self.head).float()
+            h = layer.ffn_norm(x)
+            gate, up = linear(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            x.add_(linear(F.silu(gate).mul_(up), layer.down, layer.down_bias))
+        x = self.norm(x.index_select(0, batch.logit_rows))
+        return linear(x, self.head).float()
 
     def _qkv(self, layer: Layer, h: Tensor, angles: Angles) -> tuple[Tensor, Tensor | None]:
         """Queries [T, heads, head_dim], and K and V [T, 2, kv_heads, head_dim]; q and k rotated."""
         shape = layer.shape
-        rows = F.linear(h, layer.qkv, layer.qkv_bias).view(len(h), -1, shape.head_dim)
+        rows = linear(h, layer.qkv, layer.qkv_bias).view(len(h), -1, shape.head_dim)
         own_kv = shape.kv_heads if shape.shares_kv is None else 0
         q, k, _ = torch.split(rows, [shape.heads, own_kv, own_kv], dim=1)
         if layer.q_norm is not None:
-            q.copy_(self._normed(q, layer.q_norm))
+            q.copy_(layer.q_norm(q))
         if layer.k_norm is not None:
-            k.copy_(self._normed(k, layer.k_norm))
+            k.copy_(layer.k_norm(k))
         _rotate(rows[:, : shape.heads + own_kv], *angles)
         kv = rows[:, shape.heads :].view(len(h), 2, -1, shape.head_dim) if own_kv else None
         return q, kv
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
 
     def _angles(self, positions: Tensor, head_dim: int) -> Angles:
         turns = positions[:, None] * self._frequencies[head_dim]  # [T, head_dim / 2]
         cos, sin = turns.cos(), turns.sin()
         # The sign of `_rotate` stands in the sine: [-sin, sin].
         cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-        return cos[:, None].to(self.norm.dtype), sin[:, None].to(self.norm.dtype)
+        return cos[:, None].to(self.dtype), sin[:, None].to(self.dtype)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotary embedding in place: pairs are (i, i + head_dim/2), as in HF checkpoints."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
     x.mul_(cos).addcmul_(swapped, sin)
-
-
-def _add_linear(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Add `h @ weight.T + bias` to `x`, in place."""
-    x.addmm_(h, weight.t())
-    if bias is not None:
-        x.add_(bias)

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from penstock.engine.kernels.norm import RMSNorm
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.decoder import Decoder
 
@@ -32,7 +33,8 @@ def load_weights(
     """Build the decoder of `config` and fill it from the safetensors files of `directory`.
 
     Each tensor is copied from the mapped file into its place, cast to `dtype`,
-    so memory holds the weights once. Raises as `load`.
+    and matrices are packed one by one, so memory never holds the model twice.
+    Raises as `load`.
     """
     files = _files(directory)
     decoder = Decoder(config, dtype, device)
@@ -51,12 +53,15 @@ def load_weights(
                 f"{list(view.shape)}."
             )
         if not tensor.is_floating_point():
-            raise ValueError(f"tensor {name} holds {tensor.dtype}: quantized weights need a format")
+            raise ValueError(
+                f"tensor {name} holds {tensor.dtype}: give a checkpoint in fp32, fp16 or bf16."
+            )
         view.copy_(tensor)
     if wanted:
         names = sorted(wanted)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ValueError(f"{directory} lacks the tensors {', '.join(names[:5])}{more}.")
+    decoder.pack()
     return decoder
 
 
@@ -64,19 +69,22 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
     """The decoder's weights under their names in an HF checkpoint.
 
     Fused matrices appear as views of their parts, so that copying into a view
-    loads the part, and reading one saves it.
+    loads the part. For a decoder that is not packed yet.
     """
-    views = {"model.embed_tokens.weight": decoder.embedding, "model.norm.weight": decoder.norm}
+    views = {
+        "model.embed_tokens.weight": decoder.embedding,
+        "model.norm.weight": decoder.norm.weight,
+    }
     if not decoder.config.tied_embeddings:
         views["lm_head.weight"] = decoder.head
     for index, layer in enumerate(decoder.layers):
         shape, prefix = layer.shape, f"model.layers.{index}"
         q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         parts: dict[str, Tensor | None] = {
-            "input_layernorm.weight": layer.attention_norm,
-            "post_attention_layernorm.weight": layer.ffn_norm,
-            "self_attn.q_norm.weight": layer.q_norm,
-            "self_attn.k_norm.weight": layer.k_norm,
+            "input_layernorm.weight": layer.attention_norm.weight,
+            "post_attention_layernorm.weight": layer.ffn_norm.weight,
+            "self_attn.q_norm.weight": None if layer.q_norm is None else layer.q_norm.weight,
+            "self_attn.k_norm.weight": None if layer.k_norm is None else layer.k_norm.weight,
             "self_attn.o_proj.weight": layer.output,
             "self_attn.o_proj.bias": layer.output_bias,
             "mlp.down_proj.weight": layer.down,
@@ -97,23 +105,32 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
 
 def parameters(decoder: Decoder) -> int:
     """Weights of the model; a tied embedding counts once."""
-    return sum(view.numel() for view in checkpoint_views(decoder).values())
+    tables = (
+        [decoder.embedding] if decoder.config.tied_embeddings else [decoder.embedding, decoder.head]
+    )
+    return sum(tensor.numel() for tensor in [*_inner_weights(decoder), *tables])
 
 
 def weight_bytes(decoder: Decoder) -> int:
     """Bytes of weights one step reads: all but the embedding table, of which it reads rows."""
-    views = checkpoint_views(decoder)
-    if not decoder.config.tied_embeddings:
-        del views["model.embed_tokens.weight"]
-    return sum(view.nbytes for view in views.values())
+    return sum(tensor.nbytes for tensor in [*_inner_weights(decoder), decoder.head])
 
 
 def flops_per_token(decoder: Decoder) -> int:
     """2 x weights multiplied for a token whose logits are wanted, attention apart."""
-    matrices = [decoder.head]
+    matrices = [tensor for tensor in _inner_weights(decoder) if tensor.dim() == 2]
+    return 2 * sum(tensor.numel() for tensor in [*matrices, decoder.head])
+
+
+def _inner_weights(decoder: Decoder) -> Iterator[Tensor]:
+    """Every weight between the embedding and the head."""
+    yield decoder.norm.weight
     for layer in decoder.layers:
-        matrices += [layer.qkv, layer.output, layer.gate_up, layer.down]
-    return 2 * sum(matrix.numel() for matrix in matrices)
+        for value in vars(layer).values():
+            if isinstance(value, RMSNorm):
+                yield value.weight
+            elif isinstance(value, Tensor):
+                yield value
 
 
 def _files(directory: Path) -> list[Path]:

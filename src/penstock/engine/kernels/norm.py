@@ -1,0 +1,29 @@
+"""Root mean square normalisation (Zhang & Sennrich 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class RMSNorm:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in fp32 within."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight = weight
+        self._eps = eps
+        # sqrt(mean(x^2) + eps) = hypot(|x|, sqrt(n eps)) / sqrt(n)
+        self._root = math.sqrt(weight.numel())
+        self._floor = torch.tensor(self._root * math.sqrt(eps), device=weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise `x` [..., n]."""
+        if x.device.type != "cpu":
+            return F.rms_norm(x, self.weight.shape, self.weight, self._eps)
+        # F.rms_norm has no CPU kernel and takes twice as many operations.
+        y = x.float()
+        rms = torch.linalg.vector_norm(y, dim=-1, keepdim=True).hypot_(self._floor)
+        return (y * self.weight).div_(rms.div_(self._root)).to(x.dtype)
