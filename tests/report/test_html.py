@@ -180,7 +180,8 @@ def test_a_browser_shows_it_without_horizontal_overflow(tmp_path, width):
     )
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --allow-file-access-from-files --hide-scrollbars"
+        "--disable-background-networking --disable-component-update "
+        "--allow-file-access-from-files --hide-scrollbars"
     )
     dom = subprocess.run(
         [
