@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from penstock import models
 from tests.serve import byte_model, http_client
 
 REPO = Path(__file__).parents[2]
@@ -121,6 +122,24 @@ def start_fake(byte_folder: Path) -> StartFake:
             json.dumps({"port": 0, "drain_s": 0, **(server or {})}),
         ]
         return running(command, FAKE_STEP_S=str(step_s))
+
+    return start
+
+
+StartEmbedded = Callable[..., contextlib.AbstractContextManager[Server]]
+CLI = "import typer; from penstock.cli.serve import serve; typer.run(serve)"
+
+
+@pytest.fixture(scope="session")
+def start_embedded() -> StartEmbedded:
+    """Start `penstock serve embedded` with these options."""
+    folder = models.path("embedded")
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"{folder} holds no checkpoint; tools/ makes it")
+
+    def start(*options: str) -> contextlib.AbstractContextManager[Server]:
+        more = ["--port", "0", "--threads", "1", "--drain", "0", *options]
+        return running([sys.executable, "-c", CLI, "embedded", *more])
 
     return start
 

@@ -112,7 +112,9 @@ def _of_validation(error: RequestValidationError) -> ApiError:
         )
     path = [str(step) for step in first["loc"][1:]]
     if not path:
-        return errors.invalid("The body must be a JSON object.", None)
+        return errors.invalid(
+            "The body must be a JSON object, sent as Content-Type: application/json.", None
+        )
     if first["type"] == "extra_forbidden":
         name = ".".join(path)
         return errors.invalid(f"Unknown parameter: {name}.", name, "unknown_parameter")

@@ -218,7 +218,8 @@ class EngineClient:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.dead is None:
-            self._die("The server is stopping.")
+            self.dead = "The server is stopping."
+            self.fail_open(self.dead)
             self._send(Stop())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), STOP_GRACE_S)
