@@ -125,7 +125,8 @@ async def _source(target: Target, options: Options, tokenizer: Tokenizer | None)
         prompts = from_file(options.prompts, salt=salt, seed=options.seed, tokenizer=tokenizer)
     if isinstance(prompts, CutPrompts) and tokenizer is None:
         sample = prompts.sample(_SAMPLE)
-        if tokens := await target.count_prompt(sample):
+        tokens = await target.count_prompt(sample) or 0
+        if len(sample) / 12 < tokens < len(sample):  # else that count is not to be believed
             prompts.characters_per_token = len(sample) / tokens
     return Source(
         prompts=prompts,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from time import monotonic_ns
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -59,9 +60,8 @@ class _Connection(asyncio.Protocol):
         self._stamp = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=0)  # resume_writing: all is with the kernel
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(high=0)  # resume_writing: all is with the kernel
 
     async def run(self, exchange: Exchange, request: bytes, timeout_s: float) -> None:
         """Send, and return when the response is over, whichever way."""

@@ -17,7 +17,8 @@ from penstock.record.run import Point
 from penstock.record.stats import batch_means
 
 SLICES = 10  # equal parts of the window, for rates over time
-MIN_REQUESTS = 5
+MIN_REQUESTS = 5  # that begin inside the window
+MIN_SHARE = 0.25  # of the time of load
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,15 +54,15 @@ def whole_run(point: Point) -> Window:
 def steady_window(point: Point) -> Window:
     """Find the window of one operating point.
 
-    Falls back to the whole run when fewer requests start inside than
-    there are slots (at least five), and says so.
+    Falls back to the whole run when fewer than `MIN_REQUESTS` begin inside,
+    or less than `MIN_SHARE` of the load is left, and says so.
     """
     ends = sorted(r.end_ns for r in point.records if r.end_ns is not None)
-    needed = max(MIN_REQUESTS, point.load.concurrency or 0)
     if len(ends) >= max(point.warmup, 1):
         start = ends[point.warmup - 1] if point.warmup else point.start_ns
         inside = metrics.scheduled_in(point.records, start, point.stop_ns)
-        if len(inside) >= needed:
+        long_enough = point.stop_ns - start >= MIN_SHARE * (point.stop_ns - point.start_ns)
+        if len(inside) >= MIN_REQUESTS and long_enough:
             reason = _drift(point, start)
             return Window(
                 start_ns=start,
@@ -72,10 +73,8 @@ def steady_window(point: Point) -> Window:
             )
     return msgspec.structs.replace(
         whole_run(point),
-        reason=(
-            f"fewer than {needed} requests began between warm-up and the end of the load: "
-            "the figures are of the whole run, ramp and drain included"
-        ),
+        reason="too little was left between warm-up and the end of the load: "
+        "the figures are of the whole run, ramp and drain included",
     )
 
 

@@ -126,8 +126,8 @@ class Source(msgspec.Struct, kw_only=True):
             ],
             conditions={
                 "arrival": arrival,
-                "concurrency": load.concurrency,
-                "rate": load.rate,
+                "concurrency": load.concurrency or "not limited",
+                "rate": "as answered" if load.rate is None else load.rate,
                 "requests": len(rows),
                 "prompts": self.prompts.description,
                 "prompt_tokens_asked": str(self.input_len) if sized else "as given",
