@@ -113,6 +113,7 @@ def start_fake(byte_folder: Path) -> StartFake:
         engine: dict[str, Any] | None = None,
         server: dict[str, Any] | None = None,
         step_s: float = 0.001,
+        **environment: str,
     ) -> contextlib.AbstractContextManager[Server]:
         command = [
             sys.executable,
@@ -121,13 +122,12 @@ def start_fake(byte_folder: Path) -> StartFake:
             json.dumps(engine or {}),
             json.dumps({"port": 0, "drain_s": 0, **(server or {})}),
         ]
-        return running(command, FAKE_STEP_S=str(step_s))
+        return running(command, FAKE_STEP_S=str(step_s), **environment)
 
     return start
 
 
 StartEmbedded = Callable[..., contextlib.AbstractContextManager[Server]]
-CLI = "import typer; from penstock.cli.serve import serve; typer.run(serve)"
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +139,7 @@ def start_embedded() -> StartEmbedded:
 
     def start(*options: str) -> contextlib.AbstractContextManager[Server]:
         more = ["--port", "0", "--threads", "1", "--drain", "0", *options]
-        return running([sys.executable, "-c", CLI, "embedded", *more])
+        return running([sys.executable, "-m", "penstock", "serve", "embedded", *more])
 
     return start
 

@@ -142,9 +142,16 @@ class EngineClient:
 
         Raises `EngineDied` with the process's own words if it cannot.
         """
+        # The folder is 0700 and goes once the two are connected, so nobody else
+        # can connect, and nothing is left however this process ends.
+        with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+            return await cls._start(model, options, command, folder)
+
+    @classmethod
+    async def _start(
+        cls, model: str, options: EngineOptions, command: Sequence[str], folder: str
+    ) -> Self:
         async with contextlib.AsyncExitStack() as cleanup:
-            # mkdtemp makes it 0700: nobody else can connect.
-            folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))
             context = zmq.asyncio.Context()
             cleanup.callback(context.destroy, linger=0)
             socket: zmq.asyncio.Socket = context.socket(zmq.PAIR)
