@@ -1,4 +1,4 @@
-"""Packs sequences into a `StepBatch` by hand, with a page allocator that only counts up."""
+"""Takes sequences through a decoder by hand, with a page allocator that only counts up."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ class Sequence:
     tokens: list[int]
     computed: int = 0
     pages: list[int] = field(default_factory=list)
+    dropped: int = 0  # slots of pages taken out of the middle
 
 
 class Packer:
-    """Takes sequences through a decoder step by step, in chunks of the caller's choosing."""
+    """Packs sequences into steps in chunks of the caller's choosing."""
 
-    def __init__(self, decoder: Decoder, pages: int = 128, dtype: torch.dtype | None = None):
+    def __init__(self, decoder: Decoder, pages: int = 128):
         self.decoder = decoder
-        dtype = dtype or decoder.dtype
-        self.kv = KVStore(decoder.kv_layers(), pages, PAGE_SIZE, dtype, "cpu")
-        # Scattered, not ascending, and page 0 in use: it is also the padding.
-        self.free = [(i * 37) % pages for i in range(pages)][::-1]
+        self.kv = KVStore(decoder.kv_layers(), pages, PAGE_SIZE, decoder.dtype, "cpu")
+        # Scattered; page 0, which also pads decode tables, is handed out first.
+        self.free = [i * 37 % pages for i in range(pages)][::-1]
         assert len(set(self.free)) == pages
 
-    def step(
-        self, decodes: list[Sequence], chunks: list[tuple[Sequence, int]] = (), *, last_only=False
-    ) -> list[torch.Tensor]:
+    def step(self, decodes: list[Sequence], *chunks: tuple[Sequence, int]) -> list[torch.Tensor]:
         """Logits of every row, by sequence: decodes first, then each chunk."""
         work = [(sequence, 1) for sequence in decodes] + list(chunks)
-        batch = self.pack(decodes, list(chunks), last_only=last_only)
+        batch = self.pack(decodes, *chunks)
         with torch.inference_mode():
             logits = self.decoder.forward(batch, self.kv)
         for sequence, rows in work:
             sequence.computed += rows
-        return list(logits.split([1 if last_only else rows for _, rows in work]))
+        return list(logits.split([rows for _, rows in work]))
 
-    def pack(self, decodes, chunks, *, last_only=False) -> StepBatch:
-        tokens, positions, slots, spans, logit_rows = [], [], [], [], []
-        for sequence, rows in [(s, 1) for s in decodes] + chunks:
-            context = sequence.computed + rows
-            assert context <= len(sequence.tokens)
+    def pack(self, decodes: list[Sequence], *chunks: tuple[Sequence, int]) -> StepBatch:
+        tokens, positions, slots, spans = [], [], [], []
+        for sequence, rows in [(s, 1) for s in decodes] + list(chunks):
+            end = sequence.computed + rows
+            assert end <= len(sequence.tokens)
+            context = end - sequence.dropped
             while len(sequence.pages) * PAGE_SIZE < context:
                 sequence.pages.append(self.free.pop())
-            own = range(sequence.computed, context)
             start = len(tokens)
-            tokens += [sequence.tokens[i] for i in own]
-            positions += own
-            slots += [sequence.pages[i // PAGE_SIZE] * PAGE_SIZE + i % PAGE_SIZE for i in own]
-            logit_rows += [len(tokens) - 1] if last_only else range(start, len(tokens))
-            if len(spans) or start >= len(decodes):
+            tokens += sequence.tokens[sequence.computed : end]
+            positions += range(sequence.computed, end)
+            slots += [
+                sequence.pages[slot // PAGE_SIZE] * PAGE_SIZE + slot % PAGE_SIZE
+                for slot in range(context - rows, context)
+            ]
+            if start >= len(decodes):
                 table = sequence.pages[: -(-context // PAGE_SIZE)]
                 spans.append(PrefillSpan(start, len(tokens), torch.tensor(table), context))
-        contexts = [sequence.computed + 1 for sequence in decodes]
+        contexts = [sequence.computed + 1 - sequence.dropped for sequence in decodes]
         width = max((len(sequence.pages) for sequence in decodes), default=0)
         tables = [sequence.pages + [0] * (width - len(sequence.pages)) for sequence in decodes]
         return StepBatch(
@@ -73,5 +73,20 @@ class Packer:
             decode_contexts=torch.tensor(contexts, dtype=torch.int64),
             max_decode_context=max(contexts, default=0),
             prefills=spans,
-            logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
+            logit_rows=torch.arange(len(tokens)),
         )
+
+    def prefill(self, tokens: list[int], *chunks: int) -> torch.Tensor:
+        """Logits of a new sequence taken in `chunks`, one step each."""
+        sequence = Sequence(tokens)
+        return torch.cat([self.step([], (sequence, rows))[0] for rows in chunks])
+
+    def greedy(self, prompt: list[int], count: int, eos: tuple[int, ...] = ()) -> list[int]:
+        """The most likely continuation, token by token, up to and with an end-of-sequence id."""
+        sequence = Sequence(list(prompt))
+        logits = self.step([], (sequence, len(prompt)))[0][-1]
+        while True:
+            sequence.tokens.append(int(logits.argmax()))
+            if len(sequence.tokens) == len(prompt) + count or sequence.tokens[-1] in eos:
+                return sequence.tokens[len(prompt) :]
+            logits = self.step([sequence])[0][-1]

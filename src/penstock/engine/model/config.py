@@ -165,6 +165,8 @@ def _rope(config: Mapping[str, Any]) -> RopeConfig:
     field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     given = config.get(field) or {}
     theta = given.get("rope_theta", config.get("rope_theta", 10_000.0))
+    if by_layer_type := [name for name, value in given.items() if isinstance(value, Mapping)]:
+        raise ValueError(f"{field}.{by_layer_type[0]}: one rope for all layers is supported.")
     if (rotated := given.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ValueError(f"{field}.partial_rotary_factor={rotated} is not supported, only 1.0.")
 
