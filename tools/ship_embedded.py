@@ -30,6 +30,7 @@ PACKAGE = Path(models.__file__).parent
 MAIN, DRAFT = "embedded", "embedded-draft"
 ROWS = 64
 PER_GRADE = 200
+CHECK_MODULE, CHECK_TOKENS = "json", 1000
 
 console = Console()
 
@@ -72,6 +73,7 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
             },
         }
     schedule = state["schedule"]
+    start = torch.tensor([coder.encode(library[CHECK_MODULE]).ids[: CHECK_TOKENS + 1]])
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": {
@@ -81,6 +83,12 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
             "rows": state["taken"],
         },
         "held_out": by_source,
+        # A small figure that the tests measure again.
+        "check": {
+            "module": CHECK_MODULE,
+            "tokens": CHECK_TOKENS,
+            "loss": measure.losses(model, start).mean().item(),
+        },
         "doctests": measure.doctest_accuracy(model, coder, PER_GRADE),
         "samples": {
             prompt: measure.greedy(model, coder, [prompt], 96)[0] for prompt in measure.SAMPLES

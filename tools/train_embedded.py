@@ -27,10 +27,10 @@ from embedded.corpus import Corpus
 from embedded.schedule import Schedule
 from embedded.shapes import SHAPES
 
-TOKENS_PER_STEP = 6144
-PEAK_RATE = 4e-3
+TOKENS_PER_STEP = 2048
+PEAK_RATE = 3e-3
 SAVE_EVERY_S = 240
-LOG_EVERY = 20
+LOG_EVERY = 50
 
 console = Console()
 
@@ -171,7 +171,7 @@ def main(
             optimizers.step(schedule.rate)
             schedule.step(TOKENS_PER_STEP, time.monotonic() - began)
             steps += 1
-            recent = loss.item() if steps == 1 else 0.95 * recent + 0.05 * loss.item()
+            recent = loss.item() if steps == 1 else 0.98 * recent + 0.02 * loss.item()
             if steps % LOG_EVERY == 0:
                 speed = TOKENS_PER_STEP / (schedule.usual_step or 1.0)
                 console.print(

@@ -1,0 +1,110 @@
+"""Fill the README's figures from results on disk, so that none is typed by hand.
+
+    python tools/update_readme.py --run runs/README
+
+Writes between the markers `<!-- begin NAME -->` and `<!-- end NAME -->`: the
+terminal report of a run, and tables from `benchmarks/results/*.json`; and the
+run's picture to `docs/images/bench.png`.
+"""
+
+import json
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from penstock.record import run as runs
+from penstock.report import png, terminal
+
+ROOT = Path(__file__).parent.parent
+
+
+def report(run: runs.Run) -> str:
+    """The terminal report as a code block, without the paths of this machine."""
+    run.summary["html"] = run.summary["run_dir"] = None
+    console = Console(file=StringIO(), width=96)
+    terminal.show(run, console)
+    assert isinstance(console.file, StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().strip("\n").splitlines()]
+    return "\n".join(["```", *lines, "```"])
+
+
+def with_spread(figure: dict[str, Any], digits: int) -> str:
+    """Median and range, as `1.78 (1.70-1.85)`."""
+    median, low, high = (f"{figure[k]:,.{digits}f}" for k in ("median", "min", "max"))
+    return f"{median} ({low}-{high})"
+
+
+def batching(result: dict[str, Any]) -> str:
+    """Continuous against static batching, and the KV cache, as two tables."""
+    told = result["batching"]["conditions"]
+    rows = [
+        "| output lengths | static, tok/s | continuous, tok/s | gain | longest/mean |",
+        "|---|---|---|---|---|",
+    ]
+    for shape in ("equal", "uniform", "exponential"):
+        f = result["batching"][shape]
+        rows.append(
+            f"| {shape} | {with_spread(f['static_output_tokens_per_s'], 0)} "
+            f"| {with_spread(f['continuous_output_tokens_per_s'], 0)} "
+            f"| {with_spread(f['gain'], 2)} "
+            f"| {with_spread(f['expected_longest_over_mean'], 2)} |"
+        )
+    rows += ["", "| output tokens | KV cache off, tok/s | on, tok/s | gain |", "|---|---|---|---|"]
+    for length in ("32", "128", "512"):
+        f = result["kv_cache"][length]
+        rows.append(
+            f"| {length} | {with_spread(f['off_tokens_per_s'], 0)} "
+            f"| {with_spread(f['on_tokens_per_s'], 0)} | {with_spread(f['gain'], 1)} |"
+        )
+    rows += ["", f"{conditions(told)}; {told['rows']} rows, {told['requests']} requests at once; "
+             "the KV cache one request at a time; median (least-greatest)."]  # fmt: skip
+    return "\n".join(rows)
+
+
+def overhead(host: dict[str, Any], scheduler: dict[str, Any]) -> str:
+    """What Python costs: beside the model, and alone."""
+    told, leaps = host["conditions"], scheduler["leaps"]
+    return (
+        f"At {told['concurrency']} concurrent requests "
+        f"{with_spread({k: 100 * v for k, v in host['host_share_of_step'].items()}, 1)} % of a "
+        f"step is spent outside model and sampling ({conditions(told)}). The scheduler alone "
+        f"replays {leaps['requests']:,} requests of a production trace, {leaps['steps']:,} steps, "
+        f"in {leaps['elapsed_s']} s with leaps and {scheduler['walk']['elapsed_s']} s without."
+    )
+
+
+def conditions(told: dict[str, Any]) -> str:
+    """The conditions of a benchmark in one line."""
+    return (
+        f"{told['date']}, {told['model']} model ({told['parameters'] / 1e6:.1f} M parameters, "
+        f"{told['dtype']}), {told['threads']} threads of {told['processor']}, {told['mode']}, "
+        f"torch {told['torch']}"
+    )
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Replace what stands between the markers of `name`."""
+    pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no markers for {name!r}")
+    return pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
+
+
+def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]) -> None:
+    results = {p.stem: json.loads(p.read_text()) for p in ROOT.glob("benchmarks/results/*.json")}
+    shown = runs.load(run)
+    (ROOT / "docs/images").mkdir(exist_ok=True)
+    png.write(shown, ROOT / "docs/images/bench.png")
+    text = (ROOT / "README.md").read_text()
+    text = fill(text, "report", report(shown))
+    text = fill(text, "batching", batching(results["batching_gain"]))
+    text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
+    (ROOT / "README.md").write_text(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
