@@ -264,7 +264,7 @@ def _measure(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed: a third less CPU for each event."""
+    """Make loops of uvloop where it is installed: less CPU for each event."""
     try:
         import uvloop
     except ImportError:

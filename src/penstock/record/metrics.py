@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from penstock.record.record import Outcome, Record
 
-NS = 1e-9
+NS_PER_S = 1e9
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
@@ -27,7 +27,7 @@ def scheduled_in(records: Iterable[Record], start_ns: int, end_ns: int) -> list[
 
 
 def _gap(later: int | None, earlier: int | None) -> float | None:
-    return None if later is None or earlier is None else (later - earlier) * NS
+    return None if later is None or earlier is None else (later - earlier) / NS_PER_S
 
 
 def ttft(record: Record) -> float | None:
@@ -66,7 +66,7 @@ def itl(records: Iterable[Record]) -> list[float]:
 
     An event of several tokens contributes one gap; `tokens_per_event` tells.
     """
-    return [float(gap) * NS for r in records for gap in np.diff(r.event_ns)]
+    return [float(gap) / NS_PER_S for r in records for gap in np.diff(r.event_ns)]
 
 
 def tokens_per_event(records: Iterable[Record]) -> float | None:
@@ -121,7 +121,7 @@ def rates(
     width = (end_ns - start_ns) / slices
     index = np.minimum((times[inside] - start_ns) // width, slices - 1).astype(np.int64)
     total = np.bincount(index, weights=amounts[inside], minlength=slices)
-    return np.asarray(total / (width * NS), dtype=np.float64)
+    return np.asarray(total * NS_PER_S / width, dtype=np.float64)
 
 
 def wasted_tokens(records: Iterable[Record]) -> int:

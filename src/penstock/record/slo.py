@@ -11,7 +11,7 @@ from penstock.record import metrics
 from penstock.record.record import Outcome, Record
 
 _TERM = re.compile(
-    r"(?P<metric>[a-z]+)(?:\.p(?P<p>\d+(?:\.\d+)?))?\s*<=?\s*(?P<x>\d*\.?\d+)\s*(?P<unit>ms|s)"
+    r"(?P<metric>[a-z0-9]+)(?:\.p(?P<p>\d+(?:\.\d+)?))?\s*<=?\s*(?P<x>\d*\.?\d+)\s*(?P<unit>ms|s)"
 )
 
 

@@ -37,7 +37,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seconds(self) -> float:
         """Length of the window."""
-        return (self.end_ns - self.start_ns) * metrics.NS
+        return (self.end_ns - self.start_ns) / metrics.NS_PER_S
 
 
 def whole_run(point: Point) -> Window:

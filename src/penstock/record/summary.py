@@ -56,8 +56,8 @@ def _point(point: Point, slos: Sequence[Slo]) -> dict[str, Any]:
         },
         "conditions": point.conditions,
         "window": {
-            "start_s": (window.start_ns - point.start_ns) * metrics.NS,
-            "end_s": (window.end_ns - point.start_ns) * metrics.NS,
+            "start_s": (window.start_ns - point.start_ns) / metrics.NS_PER_S,
+            "end_s": (window.end_ns - point.start_ns) / metrics.NS_PER_S,
             "seconds": window.seconds,
             "steady": window.steady,
             "whole_run": window.whole_run,
