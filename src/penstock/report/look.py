@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import vl_convert as vlc
 
 Chart = alt.TopLevelMixin
+T = TypeVar("T")
 
 # Light and dark value of every colour. A figure is drawn with the light ones;
 # the page's style sheet replaces each exact value in dark mode, which is why
@@ -101,27 +102,42 @@ def svg(chart: Chart, name: str, title: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten within [low, high]; `low` is above zero."""
-    ticks = []
-    for exponent in range(-9, 10):
-        for step in (1, 2, 5):
-            value = step * 10.0**exponent
-            if low <= value <= high:
-                ticks.append(value)
-    return ticks
+def coloured(points: Sequence[T]) -> Iterator[tuple[T, str]]:
+    """Each operating point with the colour it is drawn in."""
+    return zip(points, (light for light, _ in ramp(len(points))), strict=True)
 
 
-def axis(values: Sequence[float]) -> dict[str, Any]:
-    """Scale and axis settings for values of one sign: logarithmic once they spread threefold."""
+def in_unit(rows: Sequence[dict[str, Any]], *keys: str, unit: str | None = None) -> str:
+    """Turn the seconds under `keys` into milliseconds, unless one is a second or more.
+
+    Returns the unit, which is the given one where there is one.
+    """
+    longest = max((row[key] for row in rows for key in keys), default=0.0)
+    unit = unit or ("ms" if longest < 1 else "seconds")
+    if unit == "ms":
+        for row in rows:
+            row.update({key: row[key] * 1000 for key in keys})
+    return unit
+
+
+def axis(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """Scale and axis for positive values: logarithmic once they spread threefold."""
+    values = [row[key] for row in rows]
     low, high = min(values) / 1.1, max(values) * 1.2
-    ticks = log_ticks(low, high)
+    ticks = _log_ticks(low, high)
     if low > 0 and high / low > 3 and len(ticks) > 1:
         return {
             "scale": alt.Scale(type="log", domain=[low, high], nice=False),
-            "axis": alt.Axis(values=ticks, format=",~g"),
+            "axis": alt.Axis(values=ticks, format=",~r"),
         }
     return {
         "scale": alt.Scale(zero=False, nice=True),
         "axis": alt.Axis(tickCount=5),
     }
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten within [low, high]; over three decades only 1."""
+    steps = (1, 2, 5) if high <= 1000 * low else (1,)
+    every = (step * 10.0**exponent for exponent in range(-9, 10) for step in steps)
+    return [tick for tick in every if low <= tick <= high]
