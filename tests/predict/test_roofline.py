@@ -2,6 +2,7 @@
 
 import pytest
 
+from penstock.engine.request import ModelFacts
 from penstock.predict import Hardware, limit_for
 from penstock.predict.roofline import (
     Shape,
@@ -40,6 +41,10 @@ HARDWARE = Hardware(
     peak_flops={"fp32": 100e9},
 )
 CLOSED_16 = {"kind": "closed", "concurrency": 16, "rate": None}
+
+
+def test_the_facts_used_here_are_those_an_engine_gives():
+    assert set(FACTS) <= set(ModelFacts.__struct_fields__)
 
 
 def test_weights_are_read_once_and_kv_by_every_sequence():
