@@ -25,6 +25,7 @@ from embedded.corpus import MIX
 from embedded.shapes import CONTEXT, SHAPES
 from penstock import models
 from penstock.workload import stdlib
+from train_embedded import TOKENS_PER_STEP
 
 PACKAGE = Path(models.__file__).parent
 MAIN, DRAFT = "embedded", "embedded-draft"
@@ -102,6 +103,7 @@ def main(
     results: dict[str, Any] = {
         "python": platform.python_version(),
         "rows": ROWS,
+        "tokens_per_step": TOKENS_PER_STEP,
         "doctests_per_grade": PER_GRADE,
         "shares": {source: f"{share:.0%}" for source, share in MIX.items()},
         "models": {},

@@ -28,7 +28,7 @@ from embedded.schedule import Schedule
 from embedded.shapes import SHAPES
 
 TOKENS_PER_STEP = 2048
-PEAK_RATE = 3e-3
+PEAK_RATE = 2e-3
 SAVE_EVERY_S = 240
 LOG_EVERY = 50
 

@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 WARMUP_TOKENS = 300_000
-# A third of the tokens held at full rate is spent on cooling down; its second
-# half runs at full context, where attention makes a step about twice as slow,
-# so that it takes a third of the time.
-COOLDOWN = 1 / 3
-_COOLDOWN_SHARE_OF_TIME = 0.35
+# As many tokens are spent on cooling down as were held at full rate: small steps
+# on little text are noisy, and a long decay averages the noise away. Its last
+# quarter runs at full context, where attention makes a step about twice as slow,
+# so that it takes more than half of the time.
+COOLDOWN = 1.0
+_COOLDOWN_SHARE_OF_TIME = 0.56
 
 
 @dataclass
@@ -54,10 +55,10 @@ class Schedule:
 
     @property
     def length(self) -> int:
-        """Tokens in a sequence: short ones are cheaper, the last sixth learns the whole context."""
-        if self.cooling_from is None:
+        """Tokens in a sequence: short ones are cheaper, the last ones teach the context."""
+        if self.cooled < 0.5:
             return 256
-        return 512 if self.cooled < 0.5 else 2048
+        return 512 if self.cooled < 0.75 else 2048
 
     @property
     def done(self) -> bool:
