@@ -185,34 +185,46 @@ def _count(record: Record, answer: _Answer, tokenizer: Tokenizer | None) -> list
         record.prompt_tokens = usage.prompt_tokens
         if usage.prompt_tokens_details is not None:
             record.cached_tokens = usage.prompt_tokens_details.cached_tokens
-    laid = _told(events) or (_by_tokenizer(events, text, tokenizer) if tokenizer else None)
+    local = _by_tokenizer(events, text, tokenizer) if tokenizer else None
+    laid = _told(events) or local
     if usage is not None and usage.completion_tokens:
         record.output_tokens, record.counted_by = usage.completion_tokens, "server usage"
     elif laid is not None:
         record.output_tokens, record.counted_by = sum(laid[0]), laid[1]
     if record.output_tokens is None:
-        return [
-            "answers without a token count (no usage, no token ids): their tokens/s are unknown; "
-            "give --tokenizer to count here"
-        ]
+        return [_NO_COUNT]
+    caveats = []
     counted = record.output_tokens
-    seen = sum(laid[0]) if laid is not None else len(events)
+    if local is not None and abs(sum(local[0]) - counted) > max(2, 0.1 * counted):
+        caveats.append(_LOCAL_DIFFERS)
+    seen = len(events) if laid is None else sum(laid[0])
     # A final EOS that usage counts and no event carries lies on no event.
-    sent = counted - 1 if record.finish_reason == "stop" and counted - 1 == seen else counted
+    eos = record.finish_reason == "stop" and counted - 1 == seen
+    sent = counted - 1 if eos else counted
     if laid is None:
         record.event_tokens, record.laid_by = _evenly(sent, len(events)), "evenly"
-        if sent != len(events):
-            return [
-                "events of several tokens that do not say how many: the first event is taken as "
-                "one token, the rest are spread evenly"
-            ]
-        return []
-    weights, record.laid_by = laid
-    if sent == seen:
-        record.event_tokens = weights
-        return []
-    record.event_tokens = _apportion(sent, weights)
-    return [f"token counts disagree: {record.counted_by} against {record.laid_by}"]
+        if sent != seen:
+            caveats.append(_SPREAD)
+    else:
+        weights, record.laid_by = laid
+        record.event_tokens = weights if sent == seen else _apportion(sent, weights)
+        if sent != seen and record.laid_by != "local tokenizer":
+            caveats.append(f"token counts disagree: {record.counted_by} against {record.laid_by}")
+    return caveats
+
+
+_NO_COUNT = (
+    "no token count (no usage, no token ids): these answers' tokens/s are unknown; "
+    "--tokenizer lets them be counted here"
+)
+_LOCAL_DIFFERS = (
+    "the server's count and the local tokenizer's differ by more than a tenth "
+    "(tokens without text, such as an ignored EOS, can be why)"
+)
+_SPREAD = (
+    "events of several tokens that do not say how many: the first event is taken as one token, "
+    "the others are spread evenly"
+)
 
 
 def _by_tokenizer(

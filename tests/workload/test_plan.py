@@ -1,0 +1,53 @@
+import pytest
+
+from penstock.workload.lengths import parse_lengths
+from penstock.workload.plan import Source
+from penstock.workload.prompts import CutPrompts
+from penstock.workload.traces import TraceRow
+
+
+def source(context=None, seed=1):
+    return Source(
+        prompts=CutPrompts("some text\n" * 99, source="text", salt="s", seed=seed),
+        input_len=parse_lengths("10-20"),
+        output_len=parse_lengths("5-9"),
+        seed=seed,
+        context=context,
+    )
+
+
+def test_points_of_a_run_share_no_prompt():
+    one = source()
+    asks = [*one.closed(4, 50).asks, *one.poisson(3.0, 50).asks]
+    assert len({ask.content for ask in asks}) == 100
+    assert len({ask.id for ask in asks}) == 100
+
+
+def test_the_plan_is_a_function_of_the_seed():
+    assert source().poisson(3.0, 20).asks == source().poisson(3.0, 20).asks
+    assert source(seed=2).poisson(3.0, 20).asks != source().poisson(3.0, 20).asks
+
+
+def test_closed_loop_asks_have_no_time_and_a_warm_up_of_one_a_slot():
+    plan = source().closed(4, 50)
+    assert {ask.at_s for ask in plan.asks} == {None}
+    assert plan.warmup == 4
+
+
+def test_a_replay_is_as_recorded_only_faster():
+    rows = [TraceRow(0.0, 12, 5), TraceRow(10.0, 30, 7)]
+    plan = source().replay(rows, speed=20)
+    assert [(a.at_s, a.prompt_tokens, a.output_tokens) for a in plan.asks] == [
+        (0.0, 12, 5),
+        (0.5, 30, 7),
+    ]
+    assert plan.load.rate == pytest.approx(4.0)
+    assert plan.notes == []
+
+
+def test_lengths_beyond_the_context_are_clipped_and_counted():
+    plan = source(context=20).replay([TraceRow(0.0, 8, 5), TraceRow(1.0, 300, 7)], speed=1)
+    # Lengths are estimates here, so a quarter of the context is kept free.
+    assert plan.asks[1].prompt_tokens == 8
+    assert "1 of 2 prompts" in plan.notes[0]
+    assert plan.conditions["prompt_tokens_asked"] == "of the trace, clipped"
