@@ -34,7 +34,7 @@ class KVPages(Protocol):
     def write(self, slots: Tensor, kv: Tensor) -> None:
         """Store `kv` [T, 2, heads, head_dim] at `slots` int64 [T], overwriting.
 
-        Slots of one call are distinct; slot = page * page_size + offset.
+        slot = page * page_size + offset. Of rows with one slot, any may be kept.
         """
 
     def gather(self, pages: Tensor) -> Tensor:

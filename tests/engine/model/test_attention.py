@@ -97,3 +97,14 @@ def test_definition_on_numbers_worked_out_by_hand():
     last = attention.attend_plainly(q, kv.layer(0), batch, 1)
     assert mean.tolist() == [[4.0, 6.0]]
     assert last.tolist() == [[6.0, 8.0]]
+
+
+def test_causal_triangle_without_a_mask_is_the_masked_one():
+    """What other devices use for whole prompts equals what a CPU uses."""
+    torch.manual_seed(2)
+    q, kv = torch.randn(40, HEADS, HEAD_DIM), torch.randn(2, KV_HEADS, 40, HEAD_DIM)
+    band = attention._band(40, None, torch.float32, torch.device("cpu"))
+    [block] = attention._blocks(PrefillSpan(0, 40, torch.arange(3), 40), None, band)
+    torch.testing.assert_close(
+        attention._prefill(q, kv, None), attention._prefill(q, kv, block.mask)
+    )

@@ -17,29 +17,28 @@ from torch import Tensor
 from penstock.engine.kv import KVPages
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 
-# Rows of a prefill that attend together when a mask is needed: bounds the mask
-# to this many times the context, and skips most of what causality forbids.
-BLOCK_ROWS = 256
-
+# Rows of a prefill that attend together, which bounds the scores in memory and
+# skips most of what causality forbids: PyTorch's own causal attention on a CPU
+# computes all of it for prompts of up to 512 rows.
+BLOCK_ROWS = 128
 
 # Decodes whose gathered K and V take up to this many bytes attend together: on a
 # CPU the copy must still be in cache when it is multiplied.
-GROUP_BYTES = 4 << 20
+GROUP_BYTES = 8 << 20
 
-# In bf16 on a CPU, PyTorch's fused attention multiplies head by head and spends
-# its time on calls; from this many gathered numbers on, two batched products win.
-PRODUCTS_FROM = 1 << 18
+# In bf16 on a CPU, two batched products beat PyTorch's fused attention, except
+# when they are small: from this many multiplications on.
+PRODUCTS_FROM = 1 << 20
 
 
 @dataclass(slots=True)
 class Group:
-    """Decodes `start:end` attend together, each over the first `slots` slots of its table."""
+    """Decodes `start:end` attend together, over as many pages as the longest needs."""
 
     start: int
     end: int
     pages: Tensor  # int64 [rows * pages of the longest]
-    slots: int
-    masks: dict[int | None, Tensor | None]  # by window, additive [rows, 1, 1, slots]
+    masks: dict[int | None, Tensor]  # by window, additive [rows, 1, 1, slots]
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Block:
 
 @dataclass(slots=True)
 class Prefill:
-    """The blocks of one prefill span, by window."""
+    """The pages of one span, and its blocks by window."""
 
     pages: Tensor
     blocks: dict[int | None, list[Block]]
@@ -85,19 +84,17 @@ def plan(
     groups = []
     for start, end, context in _together(batch, slot_bytes):
         width = -(-context // page_size)
-        slots = context if end - start == 1 else width * page_size
         contexts = batch.decode_contexts[start:end, None]
-        groups.append(
-            Group(
-                start,
-                end,
-                batch.decode_tables[start:end, :width].flatten(),
-                slots,
-                {window: _decode_mask(contexts, slots, window, dtype) for window in windows},
-            )
-        )
+        slots = torch.arange(width * page_size, device=contexts.device)
+        masks = {window: _decode_mask(contexts, slots, window, dtype) for window in windows}
+        table = batch.decode_tables[start:end, :width]
+        groups.append(Group(start, end, table.flatten(), masks))
+    if not batch.prefills:
+        return Plan(groups, [])
+    longest = max(span.context for span in batch.prefills)
+    bands = {window: _band(longest, window, dtype, batch.tokens.device) for window in windows}
     prefills = [
-        Prefill(span.table, {window: _blocks(span, window, dtype) for window in windows})
+        Prefill(span.table, {window: _blocks(span, window, band) for window, band in bands.items()})
         for span in batch.prefills
     ]
     return Plan(groups, prefills)
@@ -110,53 +107,64 @@ def attend(q: Tensor, pages: KVPages, plan: Plan, window: int | None) -> Tensor:
     already. Returns [T, heads * head_dim].
     """
     out = [
-        _decode(q[group.start : group.end], pages.gather(group.pages), group, window)
+        _decode(q[group.start : group.end], pages.gather(group.pages), group.masks[window])
         for group in plan.groups
     ]
     for prefill in plan.prefills:
         kv = pages.gather(prefill.pages).flatten(2, 3)  # [2, kv_heads, slots, head_dim]
-        out += [_prefill(q[block.start : block.end], kv, block) for block in prefill.blocks[window]]
+        out += [
+            _prefill(q[block.start : block.end], kv[:, :, block.first : block.last], block.mask)
+            for block in prefill.blocks[window]
+        ]
     return out[0] if len(out) == 1 else torch.cat(out)
 
 
-def _decode(q: Tensor, kv: Tensor, group: Group, window: int | None) -> Tensor:
-    rows, mask = len(q), group.masks[window]
-    _, kv_heads, _, _, head_dim = kv.shape
+def _decode(q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+    rows, _, head_dim = q.shape
+    kv_heads = kv.shape[1]
     # The query heads of one KV head stand as rows of one small matrix, so that its
     # K and V are read once: [rows, kv_heads, heads / kv_heads, head_dim].
     q = q.view(rows, kv_heads, -1, head_dim)
-    kv = kv.view(2, kv_heads, rows, -1, head_dim)[:, :, :, : group.slots]
-    if kv.dtype == torch.bfloat16 and kv.device.type == "cpu" and kv.numel() >= PRODUCTS_FROM:
-        out = _batched_products(q, kv, mask)
+    kv = kv.view(2, kv_heads, rows, -1, head_dim)
+    if _products_win(q, kv):
+        out = _products(q.transpose(0, 1), kv.flatten(1, 2), mask[:, 0]).transpose(0, 1)
     else:
         k, v = kv.transpose(1, 2)  # each [rows, kv_heads, slots, head_dim]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.reshape(rows, -1)
 
 
-def _batched_products(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of `q` [rows, kv_heads, group, dim] as two batched matrix products."""
-    _, kv_heads, rows, slots, head_dim = kv.shape
-    k, v = kv.flatten(1, 2)  # each [kv_heads * rows, slots, head_dim]
-    q = q.transpose(0, 1).flatten(0, 1) * head_dim**-0.5
-    scores = torch.bmm(q, k.transpose(1, 2)).view(kv_heads, rows, -1, slots)
-    if mask is not None:
-        scores += mask[:, 0]
-    out = torch.bmm(scores.softmax(-1).flatten(0, 1), v)
-    return out.view(kv_heads, rows, -1, head_dim).transpose(0, 1)
+def _prefill(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+    rows, heads, head_dim = q.shape
+    kv_heads = kv.shape[1]
+    q = q.transpose(0, 1)  # [heads, rows, head_dim]
+    if mask is not None and _products_win(q, kv):
+        out = _products(q.view(kv_heads, -1, rows, head_dim), kv, mask).flatten(0, 1)
+    else:
+        k, v = kv[:, None]  # each [1, kv_heads, slots, head_dim]
+        (out,) = F.scaled_dot_product_attention(
+            q[None], k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=heads != kv_heads
+        )
+    return out.transpose(0, 1).reshape(rows, -1)
 
 
-def _prefill(q: Tensor, kv: Tensor, block: Block) -> Tensor:
-    k, v = kv[:, None, :, block.first : block.last]  # each [1, kv_heads, slots, head_dim]
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],  # [1, heads, rows, head_dim]
-        k,
-        v,
-        attn_mask=block.mask,
-        is_causal=block.mask is None,
-        enable_gqa=q.shape[1] != k.shape[1],
+def _products_win(q: Tensor, kv: Tensor) -> bool:
+    return (
+        q.dtype == torch.bfloat16
+        and q.device.type == "cpu"
+        and q.shape[-2] * kv.numel() >= PRODUCTS_FROM
     )
-    return out[0].transpose(0, 1).flatten(1)
+
+
+def _products(q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+    """Attention as two batched products: `q` [kv_heads, a, b, dim], `kv` [2, N, slots, dim].
+
+    N is kv_heads, or kv_heads * a; `mask` goes with scores [kv_heads, a, b, slots].
+    """
+    k, v = kv
+    rows = (q * q.shape[-1] ** -0.5).reshape(len(k), -1, q.shape[-1])
+    scores = torch.bmm(rows, k.transpose(1, 2)).view(*q.shape[:-1], -1).add_(mask)
+    return torch.bmm(scores.softmax(-1).view(*rows.shape[:-1], -1), v).view(q.shape)
 
 
 def _together(batch: StepBatch, slot_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -175,37 +183,42 @@ def _together(batch: StepBatch, slot_bytes: int) -> Iterator[tuple[int, int, int
         yield start, batch.decodes, longest
 
 
-def _decode_mask(
-    contexts: Tensor, slots: int, window: int | None, dtype: torch.dtype
-) -> Tensor | None:
-    if window is not None and window >= slots:
-        window = None
-    if len(contexts) == 1 and window is None:
-        return None  # one sequence has nothing to hide
-    slot = torch.arange(slots, device=contexts.device)
-    hidden = slot >= contexts
+def _decode_mask(contexts: Tensor, slots: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    hidden = slots >= contexts
     if window is not None:
-        hidden |= slot < contexts - window
+        hidden |= slots < contexts - window
     return _additive(hidden, dtype)[:, None, None, :]
 
 
-def _blocks(span: PrefillSpan, window: int | None, dtype: torch.dtype) -> list[Block]:
+def _band(longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The mask of every block: it depends only on how far a slot lies from the row's own.
+
+    Additive [BLOCK_ROWS, longest + BLOCK_ROWS]; column `longest` is the slot of
+    the block's first row. A block's mask is a view of some columns.
+    """
+    rows = torch.arange(BLOCK_ROWS, device=device)[:, None]
+    slots = torch.arange(-longest, BLOCK_ROWS, device=device)
+    hidden = slots > rows
+    if window is not None:
+        hidden |= slots <= rows - window
+    return _additive(hidden, dtype)
+
+
+def _blocks(span: PrefillSpan, window: int | None, band: Tensor) -> list[Block]:
     """Cut the rows of `span` into blocks that attend together."""
-    start, end, context, device = span.start, span.end, span.context, span.table.device
-    cached = context - (end - start)  # slots filled before this step
-    if cached == 0 and (window is None or window >= context):
-        return [Block(start, end, 0, context, None)]
+    cached = span.context - (span.end - span.start)  # slots filled before this step
+    unbounded = window is None or window >= span.context
+    if band.device.type != "cpu" and cached == 0 and unbounded:
+        return [Block(span.start, span.end, 0, span.context, None)]
     blocks = []
-    for row in range(start, end, BLOCK_ROWS):
-        stop = min(row + BLOCK_ROWS, end)
-        slot, last = cached + row - start, cached + stop - start  # slots of the block's own rows
+    for start in range(span.start, span.end, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, span.end)
+        slot = cached + start - span.start  # of the block's first row
         first = 0 if window is None else max(0, slot - window + 1)
-        rows = torch.arange(slot, last, device=device)[:, None]
-        slots = torch.arange(first, last, device=device)
-        hidden = slots > rows
-        if window is not None:
-            hidden |= slots <= rows - window
-        blocks.append(Block(row, stop, first, last, _additive(hidden, dtype)))
+        last = slot + end - start
+        origin = band.shape[1] - BLOCK_ROWS - slot  # the column of slot 0
+        mask = band[: end - start, origin + first : origin + last]
+        blocks.append(Block(start, end, first, last, mask))
     return blocks
 
 
