@@ -168,9 +168,10 @@ def test_every_colour_of_a_figure_has_a_dark_twin(source):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_without_horizontal_overflow(tmp_path, width):
-    point = closed_point(16, 200, failures=3)
-    point.conditions = {"model": "m" * 300, "long": "word " * 80}
-    html.write(make_run(closed_point(1, 40), closed_point(4, 80), point), tmp_path / "report.html")
+    # More points than fit beside each other, and a word longer than the line.
+    points = [closed_point(users, 5 * users, failures=1) for users in (1, 2, 3, 4, 6, 8, 12)]
+    points[-1].conditions = {"model": "m" * 300, "long": "word " * 80}
+    html.write(make_run(*points), tmp_path / "report.html")
     # The report allows no script, so a page around it measures it.
     (tmp_path / "ruler.html").write_text(
         f"""<body><iframe src="report.html" width="{width}" height="900" style="border:0"
