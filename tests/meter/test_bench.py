@@ -1,0 +1,193 @@
+"""A whole run over HTTP against a server whose true speed is known."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock.meter.bench import Options, Progress, bench
+from penstock.meter.http import HttpTarget
+from penstock.record.record import Outcome
+from penstock.record.slo import parse_slos
+from penstock.workload.lengths import parse_lengths
+from tests.meter.scripted import Script, serving
+
+
+@contextmanager
+def server_process(**script):
+    """The scripted server in an interpreter of its own."""
+    Script(**script)  # refuse a misspelt field here, not there
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("scripted.py")), json.dumps(script)],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def options(**given):
+    usual = {"input_len": parse_lengths("10-20"), "output_len": parse_lengths("8")}
+    return Options(**(usual | given))
+
+
+async def measure(url, **given):
+    target = await HttpTarget.open(url)
+    try:
+        return await bench(target, options(**given))
+    finally:
+        await target.close()
+
+
+async def test_figures_of_a_server_of_known_speed():
+    """Truth: TTFT 60 ms, 20 ms between events, 3 tokens an event, 10 events."""
+    with server_process(
+        ttft_s=0.06, itl_s=0.02, events=10, tokens_per_event=3, usage="every"
+    ) as url:
+        run = await measure(url, concurrency=(1, 4), duration_s=3)
+    alone, four = run.summary["points"]
+    for point, slots in ((alone, 1), (four, 4)):
+        answer_s = 0.06 + 9 * 0.02
+        # The tolerance is for a busy machine; medians hardly move even there.
+        assert point["ttft"]["p50"] == pytest.approx(0.06, abs=0.005)
+        assert point["itl"]["p50"] == pytest.approx(0.02, abs=0.003)
+        assert point["itl"]["tokens_per_event"] == 3
+        assert point["tpot"]["p50"] == pytest.approx(0.02 / 3, rel=0.1)
+        assert point["user_speed"]["p50"] == pytest.approx(150, rel=0.1)
+        assert point["output_throughput"]["value"] == pytest.approx(slots * 30 / answer_s, rel=0.15)
+        assert point["request_throughput"]["value"] == pytest.approx(slots / answer_s, rel=0.25)
+        assert not point["window"]["whole_run"]
+        assert point["tokens"]["source"] == "server usage"
+        assert point["words_per_second"]["p50"] == pytest.approx(50, rel=0.1)
+    assert len(run.summary["sentences"]) == 3
+    assert run.summary["sentences"][0].startswith("Alone, one user gets 1")
+
+
+async def test_the_meters_own_error_at_16_streams(tmp_path):
+    """Server and meter read the same clock, so the lateness of every event is known."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "p{i}"}}\n' for i in range(64)))
+    with server_process(ttft_s=0.05, itl_s=0.02, events=20) as url:
+        target = await HttpTarget.open(url)
+        run = await bench(target, options(concurrency=(16,), requests=64, prompts=prompts))
+        stamps = json.loads((await target.client.get("/stamps")).body)
+        await target.close()
+    late_s = []
+    for record in run.points[0].records:
+        written = stamps[f"p{record.request_id}"][1:]
+        assert len(record.event_ns) == len(written) == 20
+        late_s += [(b - a) * 1e-9 for a, b in zip(written, record.event_ns, strict=True)]
+    assert min(late_s) > 0  # nothing arrives before it was written
+    assert sorted(late_s)[len(late_s) // 2] < 0.002
+
+
+async def test_errors_never_raise_throughput():
+    async with serving(events=8) as good:
+        fine = (await measure(good.url, concurrency=(4,), requests=80)).summary["points"][0]
+    async with serving(events=8, fault="503", fault_every=2) as bad:
+        failing = (await measure(bad.url, concurrency=(4,), requests=80)).summary["points"][0]
+    assert failing["errors"]["by_class"] == {"http_503": 40}
+    assert failing["completed"] == 40
+    assert failing["tokens"]["output"] == 40 * 8
+    # Half the requests fail at once, so the others have the server to themselves
+    # no sooner than before: four slots cannot do more than four slots' work.
+    assert failing["output_throughput"]["value"] <= fine["output_throughput"]["value"] * 1.05
+    assert failing["goodput"]["share"] < 0.8
+    assert failing["ttft"]["p50"] > 0.015  # of answers, not of refusals
+
+
+async def test_poisson_load_is_sent_as_planned():
+    async with serving() as server:
+        run = await measure(server.url, rates=(50.0,), requests=100)
+    point = run.points[0]
+    assert [r.sched_ns for r in point.records] == sorted(r.sched_ns for r in point.records)
+    late = sorted((r.sent_ns - r.sched_ns) * 1e-9 for r in point.records)
+    assert late[50] < 0.02
+    assert point.conditions["arrival"] == "Poisson"
+
+
+async def test_slo_goodput():
+    async with serving(ttft_s=0.05) as server:
+        run = await measure(
+            server.url, concurrency=(2,), requests=20, slos=tuple(parse_slos("ttft<10ms"))
+        )
+        loose = await measure(
+            server.url, concurrency=(2,), requests=20, slos=tuple(parse_slos("ttft<5s"))
+        )
+    assert run.summary["points"][0]["goodput"]["share"] == 0
+    assert run.summary["points"][0]["goodput"]["output_tokens_per_s"] == 0
+    assert loose.summary["points"][0]["goodput"]["share"] == 1
+
+
+async def test_an_azure_trace_is_clipped_to_the_context(tmp_path):
+    trace = tmp_path / "t.csv"
+    trace.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(f"2023-11-16 18:00:0{i}.0000000,{10 ** (i % 5)},9\n" for i in range(10))
+    )
+    models = [{"id": "m", "max_model_len": 200}]
+    async with serving(models=models) as server:
+        run = await measure(server.url, trace=trace, speed=50)
+        sizes = [len(body["prompt"]) for body in server.bodies]
+    assert run.points[0].conditions["arrival"] == "as recorded, 50 times as fast"
+    assert run.summary["points"][0]["completed"] == 10
+    assert any("clipped to a context of 150 tokens: 4 of 10" in note for note in run.notes) or any(
+        "clipped to a context of 150 tokens: 4 of 10" in note for note in run.summary["notes"]
+    )
+    assert max(sizes) <= 2000
+    offsets = [(r.sched_ns - run.points[0].start_ns) * 1e-9 for r in run.points[0].records]
+    assert offsets == pytest.approx([i / 50 for i in range(10)])
+
+
+async def test_an_interrupted_run_is_a_run():
+    async with serving(itl_s=0.05) as server:
+        target = await HttpTarget.open(server.url)
+        progress = Progress()
+        running = asyncio.create_task(bench(target, options(concurrency=(2, 4)), progress=progress))
+        await asyncio.sleep(1.0)
+        progress.interrupt()
+        run = await running
+        await target.close()
+    assert run.interrupted
+    assert len(run.points) == 1
+    outcomes = [r.outcome for r in run.points[0].records]
+    assert Outcome.FINISHED in outcomes
+    assert outcomes[-2:] == [Outcome.UNFINISHED] * 2
+    assert any("1 of 2 operating points" in note for note in run.summary["notes"])
+
+
+async def test_every_condition_is_named():
+    async with serving() as server:
+        run = await measure(server.url, concurrency=(1,), requests=6)
+    conditions = run.summary["points"][0]["conditions"]
+    for name in [
+        "model",
+        "precision",
+        "hardware",
+        "target",
+        "target_version",
+        "arrival",
+        "concurrency",
+        "prompts",
+        "prompt_tokens_asked",
+        "output_tokens_asked",
+        "prompt_tokens_mean",
+        "output_tokens_mean",
+        "warmup_requests",
+        "repeats",
+        "cache",
+        "seed",
+        "client",
+        "endpoint",
+        "sampling",
+        "output_length",
+    ]:
+        assert conditions[name] is not None, name
+    assert conditions["precision"] == "unknown"
+    assert json.dumps(run.summary)
