@@ -150,15 +150,16 @@ async def test_an_interrupted_run_is_a_run():
         target = await HttpTarget.open(server.url)
         progress = Progress()
         running = asyncio.create_task(bench(target, options(concurrency=(2, 4)), progress=progress))
-        await asyncio.sleep(1.0)
+        while progress.drive is None or progress.drive.done < 3:
+            await asyncio.sleep(0.01)
         progress.interrupt()
         run = await running
         await target.close()
     assert run.interrupted
     assert len(run.points) == 1
     outcomes = [r.outcome for r in run.points[0].records]
-    assert Outcome.FINISHED in outcomes
-    assert outcomes[-2:] == [Outcome.UNFINISHED] * 2
+    assert outcomes.count(Outcome.FINISHED) >= 3
+    assert outcomes.count(Outcome.UNFINISHED) in (1, 2)
     assert any("1 of 2 operating points" in note for note in run.summary["notes"])
 
 
