@@ -59,14 +59,18 @@ def events(address: tuple[str, int], path: str, body: dict[str, Any]) -> Iterato
 
 def post_and_hold(address: tuple[str, int], path: str, body: dict[str, Any]) -> socket.socket:
     """Send a request and return the connection, its answer unread."""
+    connection = socket.create_connection(address, timeout=TIMEOUT_S)
+    send(connection, path, body)
+    return connection
+
+
+def send(connection: socket.socket, path: str, body: dict[str, Any]) -> None:
     data = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     )
-    connection = socket.create_connection(address, timeout=TIMEOUT_S)
     connection.sendall(head.encode() + data)
-    return connection
 
 
 def metric(address: tuple[str, int], name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from penstock import cli
 from tests.serve import http_client
 from tests.serve.conftest import REPO, Server, StartFake
 
@@ -153,6 +156,25 @@ def test_the_server_process_never_loads_torch(fake: Server) -> None:
         check=True,
     )
     assert loaded.stdout == "False\n"
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    result = CliRunner().invoke(cli.app, ["serve", "embedded"])
+    assert result.exit_code == 1
+    assert "pip install 'penstock[engine]'" in result.stderr
+    assert "torch" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_one_line() -> None:
+    result = CliRunner().invoke(cli.app, ["serve", "/no/such/model", "--port", "0"])
+    assert result.exit_code == 1
+    assert "penstock serve: model '/no/such/model' is neither" in result.stderr
 
 
 def test_many_connections_cost_the_others_nothing(fake: Server) -> None:
