@@ -144,6 +144,13 @@ def test_a_run_without_any_answer_still_reports():
     assert row[2] == NONE
 
 
+def test_a_run_cut_before_its_first_point_still_reports():
+    run = make_run(closed_point(1, 5), interrupted=True, points=[])
+    page = Page(html.render(run))
+    assert "This run was interrupted" in page.text
+    assert "No request finished; 0 failed." in page.text
+
+
 def test_a_limit_that_is_not_known_is_said_to_be_unknown():
     page = Page(html.render(make_run(open_point(4.0))))
     assert "Hardware limit unknown" in page.text

@@ -98,3 +98,4 @@ def test_a_run_without_any_answer_still_reports():
     text = plain(make_run(dead_point()))
     assert "No request finished; 20 failed." in text
     assert "20 × connect" in text
+    assert "No request finished; 0 failed." in plain(make_run(closed_point(1, 5), points=[]))

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from penstock.record.record import Outcome
+from penstock.record.metrics import errors_by_class
 from penstock.record.run import Run
 from penstock.report import figures, look, table
 
@@ -49,7 +49,6 @@ def render(run: Run) -> str:
     """The report as one self-contained HTML page."""
     summary = run.summary
     points = summary["points"]
-    colours = [light for light, _ in look.ramp(len(points))]
     environment = Environment(
         loader=PackageLoader("penstock.report"),
         autoescape=True,
@@ -75,10 +74,8 @@ def render(run: Run) -> str:
         ),
         courses=_drawn(
             *(
-                _figure(table.heading(p), f"course{i}", figures.timeline, point, colour)
-                for i, (point, p, colour) in enumerate(
-                    zip(run.points, points, colours, strict=True)
-                )
+                _figure(table.heading(points[i]), f"course{i}", figures.timeline, point, colour)
+                for i, (point, colour) in enumerate(look.coloured(run.points))
             ),
             _figure("First token against prompt length", "prompts", figures.prompts, run),
         ),
@@ -116,11 +113,7 @@ def _errors(run: Run) -> Iterable[dict[str, Any]]:
     """Each class of error at each point: how often, and one message as the target sent it."""
     for point, summarised in zip(run.points, run.summary["points"], strict=True):
         for name, count in summarised["errors"]["by_class"].items():
-            example = next(
-                r.error
-                for r in point.records
-                if r.outcome is Outcome.FAILED and (r.error or "unknown").split(":", 1)[0] == name
-            )
+            example = next(r.error for r in point.records if name in errors_by_class([r]))
             yield {
                 "load": table.heading(summarised),
                 "name": name,

@@ -81,12 +81,11 @@ def _user(points: Points) -> Iterator[Row]:
 
 
 def _system(points: Points) -> Iterator[Row]:
-    for key, label in (
-        ("output_throughput", "Output"),
-        ("input_throughput", "Input"),
-        ("request_throughput", "Requests"),
+    for key, label, unit in (
+        ("output_throughput", "Output", "tokens/s"),
+        ("input_throughput", "Input", "tokens/s"),
+        ("request_throughput", "Requests", "requests/s"),
     ):
-        unit = points[0][key]["unit"]
         cells = [Cell(figure(p[key]["value"]), _half_width(p[key]["ci95"])) for p in points]
         yield Row(label, unit, cells)
     if any(p["goodput"]["slo"] for p in points):
