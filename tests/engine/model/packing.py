@@ -10,7 +10,7 @@ from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.model.decoder import Decoder
 
-PAGE_SIZE = 16
+PAGE_SIZE = 16  # unless told
 
 
 @dataclass
@@ -26,9 +26,10 @@ class Sequence:
 class Packer:
     """Packs sequences into steps in chunks of the caller's choosing."""
 
-    def __init__(self, decoder: Decoder, pages: int = 128):
+    def __init__(self, decoder: Decoder, page_size: int = PAGE_SIZE, pages: int = 256):
         self.decoder = decoder
-        self.kv = KVStore(decoder.kv_layers(), pages, PAGE_SIZE, decoder.dtype, "cpu")
+        self.page_size = page_size
+        self.kv = KVStore(decoder.kv_layers(), pages, page_size, decoder.dtype, "cpu")
         # Scattered; page 0, which also pads decode tables, is handed out first.
         self.free = [i * 37 % pages for i in range(pages)][::-1]
         assert len(set(self.free)) == pages
@@ -45,21 +46,22 @@ class Packer:
 
     def pack(self, decodes: list[Sequence], *chunks: tuple[Sequence, int]) -> StepBatch:
         tokens, positions, slots, spans = [], [], [], []
+        size = self.page_size
         for sequence, rows in [(s, 1) for s in decodes] + list(chunks):
             end = sequence.computed + rows
             assert end <= len(sequence.tokens)
             context = end - sequence.dropped
-            while len(sequence.pages) * PAGE_SIZE < context:
+            while len(sequence.pages) * size < context:
                 sequence.pages.append(self.free.pop())
             start = len(tokens)
             tokens += sequence.tokens[sequence.computed : end]
             positions += range(sequence.computed, end)
             slots += [
-                sequence.pages[slot // PAGE_SIZE] * PAGE_SIZE + slot % PAGE_SIZE
+                sequence.pages[slot // size] * size + slot % size
                 for slot in range(context - rows, context)
             ]
             if start >= len(decodes):
-                table = sequence.pages[: -(-context // PAGE_SIZE)]
+                table = sequence.pages[: -(-context // size)]
                 spans.append(PrefillSpan(start, len(tokens), torch.tensor(table), context))
         contexts = [sequence.computed + 1 - sequence.dropped for sequence in decodes]
         width = max((len(sequence.pages) for sequence in decodes), default=0)

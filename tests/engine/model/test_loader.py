@@ -69,6 +69,15 @@ def test_pickled_weights_are_refused(checkpoint, tmp_path):
         loader.load(tmp_path, torch.float32, "cpu")
 
 
+def test_cut_off_files_are_named(checkpoint, tmp_path):
+    source = checkpoint("llama-2").directory
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
+        loader.load(tmp_path, torch.float32, "cpu")
+
+
 def test_missing_shards_are_named(checkpoint, tmp_path):
     source = checkpoint("qwen3").directory
     shutil.copytree(source, tmp_path, dirs_exist_ok=True)

@@ -41,6 +41,15 @@ def test_prompt_at_once_in_chunks_and_token_by_token(checkpoint, family):
     assert_close(torch.cat([packer.step([sequence])[0] for _ in tokens]), theirs)
 
 
+@pytest.mark.parametrize("page_size", [1, 7, 64])
+def test_any_page_size(checkpoint, page_size):
+    saved, tokens = checkpoint("mistral"), prompt()
+    packer, sequence = Packer(saved.load(), page_size), Sequence(tokens)
+    ours = [packer.step([], (sequence, rows))[0] for rows in (100, 90)]
+    ours += [packer.step([sequence])[0] for _ in range(10)]
+    assert_close(torch.cat(ours), saved.logits(tokens))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_continuation(checkpoint, family):
     saved, tokens = checkpoint(family), prompt(90)

@@ -93,8 +93,8 @@ def pieces(tokenizer: Tokenizer, ids: list[int], **kind) -> list[str]:
 
 @pytest.mark.parametrize("text", SAMPLES)
 def test_text_survives_and_streams(inner, text):
-    if text.startswith(" ") and inner is KINDS["metaspace"]:
-        pytest.skip("such a tokenizer encodes a text with and without a leading space alike")
+    if inner is KINDS["metaspace"]:
+        text = text.lstrip(" ")  # it encodes a text with and without a leading space alike
     tokenizer = Tokenizer(inner)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from penstock.engine.kernels.norm import RMSNorm
@@ -154,6 +154,9 @@ def _files(directory: Path) -> list[Path]:
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118
-                yield name, opened.get_tensor(name)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not whole: {error}. Download it again.") from error
