@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from penstock.engine.options import EngineOptions
-from penstock.serve.server import ServeOptions, run
+from penstock.serve.options import ServeOptions
+from penstock.serve.server import run
 
 if __name__ == "__main__":
     model, engine, server = sys.argv[1:]

@@ -91,7 +91,7 @@ WRONG = [
     (
         CHAT,
         {"messages": [{"role": "user", "content": "x" * 3000}]},
-        "prompt",
+        "messages",
         "invalid_value",
         "this model holds 2048",
     ),

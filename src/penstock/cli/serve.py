@@ -11,8 +11,13 @@ from typing import Annotated
 import typer
 
 from penstock.engine.options import EngineOptions
+from penstock.serve.options import ServeOptions
 
-_DEFAULTS = EngineOptions()
+_ENGINE = EngineOptions()
+_SERVER = ServeOptions()
+
+# Of the extra `engine`; looked for without importing: this process never loads torch.
+_MODULES = ("torch", "safetensors", "fastapi", "uvicorn", "zmq", "pydantic", "prometheus_client")
 
 
 class Dtype(StrEnum):
@@ -35,14 +40,14 @@ def serve(
         str, typer.Argument(help="embedded, embedded-draft, or a directory in Hugging Face layout.")
     ] = "embedded",
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = _SERVER.host,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = _SERVER.port,
     dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.AUTO,
-    device: Annotated[str, typer.Option(help="As PyTorch names it.")] = _DEFAULTS.device,
+    device: Annotated[str, typer.Option(help="As PyTorch names it.")] = _ENGINE.device,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     page_size: Annotated[
         int, typer.Option(min=1, help="Tokens in one KV page.")
-    ] = _DEFAULTS.page_size,
+    ] = _ENGINE.page_size,
     kv_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens the KV pool holds; sized to memory if absent.")
     ] = None,
@@ -51,47 +56,47 @@ def serve(
     ] = None,
     max_running: Annotated[
         int, typer.Option(min=1, help="Requests in the batch at once.")
-    ] = _DEFAULTS.max_running,
+    ] = _ENGINE.max_running,
     max_step_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens one step takes through the model.")
-    ] = _DEFAULTS.max_step_tokens,
+    ] = _ENGINE.max_step_tokens,
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Queued requests; more get 429.")
-    ] = _DEFAULTS.max_waiting,
+    ] = _ENGINE.max_waiting,
     max_waiting_tokens: Annotated[
         int, typer.Option(min=0, help="Queued prompt tokens; more get 429.")
-    ] = _DEFAULTS.max_waiting_tokens,
+    ] = _ENGINE.max_waiting_tokens,
     batching: Annotated[
         Batching, typer.Option(help="static is the baseline to compare with.")
     ] = Batching.CONTINUOUS,
     fill_wait: Annotated[
         float, typer.Option(min=0, help="Static batching: seconds a batch waits to fill.")
-    ] = _DEFAULTS.fill_wait_s,
+    ] = _ENGINE.fill_wait_s,
     kv_cache: Annotated[
         bool, typer.Option(help="Without it every step computes all tokens again.")
-    ] = _DEFAULTS.kv_cache,
+    ] = _ENGINE.kv_cache,
     prefix_sharing: Annotated[
         bool, typer.Option(help="Compute a prefix that requests share once.")
-    ] = _DEFAULTS.prefix_sharing,
+    ] = _ENGINE.prefix_sharing,
     chunked_prefill: Annotated[
         bool, typer.Option(help="Take long prompts in parts, beside running requests.")
-    ] = _DEFAULTS.chunked_prefill,
+    ] = _ENGINE.chunked_prefill,
     stall_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds without a step before /health fails.")
-    ] = 30.0,
+    ] = _SERVER.stall_after_s,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds requests in flight may go on when stopping.")
-    ] = 30.0,
+    ] = _SERVER.drain_s,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's completions and chat APIs.
 
     Prints {"url": ..., "model": ...} once it serves; logs go to standard
     error. SIGTERM or Ctrl-C finishes what runs, then stops; again, at once.
     """
-    if missing := [name for name in _ENGINE_MODULES if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in _MODULES if importlib.util.find_spec(name) is None]:
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
     from penstock.serve.client import EngineDied
-    from penstock.serve.server import ServeOptions, run
+    from penstock.serve.server import run
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s server: %(message)s")
     engine_options = EngineOptions(
@@ -116,18 +121,6 @@ def serve(
         run(model, engine_options, options)
     except (ValueError, OSError, EngineDied) as error:
         _fail(str(error))
-
-
-# Of the extra `engine`; found without importing: this process never loads torch.
-_ENGINE_MODULES = (
-    "torch",
-    "safetensors",
-    "fastapi",
-    "uvicorn",
-    "zmq",
-    "pydantic",
-    "prometheus_client",
-)
 
 
 def _fail(message: str) -> None:

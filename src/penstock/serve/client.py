@@ -53,11 +53,20 @@ class Generation:
     def __init__(self, client: EngineClient, request_id: str) -> None:
         self._client = client
         self.request_id = request_id
-        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending: Delta | None = None
         self._failure: Exception | None = None
         self._wake = asyncio.Event()
         self._ended = False
+
+    async def admitted(self) -> None:
+        """Wait until the engine has accepted the request; raise why it has not."""
+        await self._admitted
+
+    def admit(self) -> None:
+        """The engine has accepted it. Called by the client's reader only."""
+        if not self._admitted.done():  # its waiter may be cancelled and not yet know
+            self._admitted.set_result(None)
 
     def put(self, delta: Delta) -> None:
         """Deliver what one step added. Called by the client's reader only."""
@@ -68,8 +77,8 @@ class Generation:
 
     def fail(self, error: Exception) -> None:
         """End the iteration with `error`. Called by the client only."""
-        if not self.admitted.done():
-            self.admitted.set_exception(error)
+        if not self._admitted.done():
+            self._admitted.set_exception(error)
         self._failure = error
         self._wake.set()
 
@@ -188,7 +197,7 @@ class EngineClient:
         self._send(Submit(request))
         self._open[request.id] = generation
         try:
-            await generation.admitted
+            await generation.admitted()
         except BaseException:
             generation.close()
             raise
@@ -270,7 +279,7 @@ class EngineClient:
                 self._unanswered = False
                 for request_id in accepted:
                     if (generation := self._open.get(request_id)) is not None:
-                        generation.admitted.set_result(None)
+                        generation.admit()
                 for refusal in refused:
                     if (generation := self._open.pop(refusal.request_id, None)) is not None:
                         generation.fail(_error_of(refusal))

@@ -12,7 +12,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from penstock.engine.request import GenerateRequest, SamplingParams
+from penstock.schedule.errors import RequestRefused
 from penstock.serve import errors
+from penstock.serve.client import Generation
 from penstock.serve.connection import ClientGone, while_connected
 from penstock.serve.pieces import Piece, pieces
 from penstock.serve.protocol import GenerateBody
@@ -67,12 +69,20 @@ class GenerateResponse(Response):
 
     async def _serve(self, send: Send) -> str:
         """Send the answer and return the request's outcome."""
-        service = self._service
-        async with await service.engine.generate(self._request) as generation:
-            coming = self._timed(pieces(generation, service.tokenizer, self._body.stop_strings))
+        async with await self._submit() as generation:
+            stop = self._body.stop_strings
+            coming = self._timed(pieces(generation, self._service.tokenizer, stop))
             if self._body.stream:
                 return await self._send_stream(coming, send)
             return await self._send_whole(coming, send)
+
+    async def _submit(self) -> Generation:
+        try:
+            return await self._service.engine.generate(self._request)
+        except RequestRefused as error:
+            if error.field != "prompt":
+                raise
+            raise RequestRefused(str(error), field=self._shape.prompt_field) from error
 
     async def _send_whole(self, coming: AsyncIterator[Piece], send: Send) -> str:
         texts = []

@@ -38,7 +38,7 @@ class Metrics:
         self._registry.register(_EngineCollector(engine))
         self.time_to_first_token = Histogram(
             "penstock:time_to_first_token_seconds",
-            "From the request's arrival to its first text handed to the network.",
+            "From the tokenized request to its first text handed to the network.",
             buckets=_LONG,
             registry=self._registry,
         )
@@ -50,7 +50,7 @@ class Metrics:
         )
         self.request_latency = Histogram(
             "penstock:e2e_request_latency_seconds",
-            "From the request's arrival to its last text; finished requests only.",
+            "From the tokenized request to its last text; finished requests only.",
             buckets=_LONG,
             registry=self._registry,
         )

@@ -88,6 +88,7 @@ class Shape(Protocol):
     """How one of the two APIs words its answers."""
 
     id_prefix: str
+    prompt_field: str  # of the body: what the engine calls the prompt
     whole_object: str
     chunk_object: str
 
@@ -104,6 +105,7 @@ class CompletionShape:
     """`/v1/completions`."""
 
     id_prefix = "cmpl-"
+    prompt_field = "prompt"
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
@@ -120,6 +122,7 @@ class ChatShape:
     """`/v1/chat/completions`."""
 
     id_prefix = "chatcmpl-"
+    prompt_field = "messages"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 

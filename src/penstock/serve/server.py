@@ -20,20 +20,12 @@ from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.serve.app import create_app
 from penstock.serve.client import ENGINE_COMMAND, EngineClient
+from penstock.serve.options import ServeOptions
 from penstock.serve.service import Service
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every switch of the server beside the engine's own."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000  # 0 takes a free one
-    stall_after_s: float = 30.0  # work, and no completed step for so long: not healthy
-    drain_s: float = 30.0  # how long requests in flight may go on once told to stop
 
 
 def run(
