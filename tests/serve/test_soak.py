@@ -1,4 +1,4 @@
-"""Two hundred clients, half of which hang up, and too few pages: nothing is lost or forgotten."""
+"""Many clients, half of which hang up, and too few pages: nothing is lost or forgotten."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import pytest
 
 from tests.serve.conftest import Server, StartEmbedded
 
-CLIENTS = 200
 PAGE = 16
-POOL_PAGES = 64  # about a fifth of what 32 of these requests want at once
-LONGEST_PROMPT = 200
+POOL_PAGES = 40  # about a fifth of what 32 of these requests want at once
+LONGEST_PROMPT = 100
 LONGEST_ANSWER = 60
 ANSWER_WITHIN_S = 60.0
 
@@ -34,33 +33,37 @@ class Seen:
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(10, id="short"), pytest.param(60, id="long", marks=pytest.mark.slow)]
+    ("clients", "seconds"),
+    [
+        pytest.param(80, 6, id="short"),
+        pytest.param(200, 60, id="long", marks=pytest.mark.slow),
+    ],
 )
-def test_soak(start_embedded: StartEmbedded, seconds: int) -> None:
+def test_soak(start_embedded: StartEmbedded, clients: int, seconds: int) -> None:
     options = ["--max-running", "32", "--kv-tokens", str(POOL_PAGES * PAGE), "--stall-after", "10"]
     with start_embedded(*options) as server:
-        seen = asyncio.run(_soak(server, seconds))
+        seen = asyncio.run(_soak(server, clients, seconds))
         server.eventually(server.at_rest, "no page lost, nothing runs or waits")
         assert server.metric('requests_total{outcome="cancelled"}') > 0
         preemptions = server.metric("num_preemptions_total")
     print(f"{dict(seen.ends)}; {seen.steps:.0f} steps, {preemptions:.0f} preemptions")
     assert seen.ends.keys() == {"finished", "hung up"}
-    assert min(seen.ends.values()) > CLIENTS / 4
-    assert seen.samples > 5 * seconds
+    assert min(seen.ends.values()) > clients / 4
+    assert seen.samples > 3 * seconds
     # What the test is about did happen.
     assert seen.full > 0
     assert preemptions > 0
 
 
-async def _soak(server: Server, seconds: float) -> Seen:
+async def _soak(server: Server, clients: int, seconds: float) -> Seen:
     rng = random.Random(7)
     seen = Seen()
     until = time.monotonic() + seconds
     watching = asyncio.create_task(_watch(server.address, seen))
-    clients = [
-        _client(server.address, random.Random(rng.random()), until, seen) for _ in range(CLIENTS)
+    work = [
+        _client(server.address, random.Random(rng.random()), until, seen) for _ in range(clients)
     ]
-    await asyncio.gather(*clients)
+    await asyncio.gather(*work)
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
@@ -70,7 +73,7 @@ async def _soak(server: Server, seconds: float) -> Seen:
 async def _client(address: tuple[str, int], rng: random.Random, until: float, seen: Seen) -> None:
     """One request after the other; each is read to its end or left in the middle."""
     while time.monotonic() < until:
-        shared = [1 + n % 200 for n in range(rng.choice([0, 0, 64, 128]))]
+        shared = [1 + n % 200 for n in range(rng.choice([0, 0, 32, 64]))]
         own = [rng.randrange(1, 250) for _ in range(rng.randrange(1, LONGEST_PROMPT - len(shared)))]
         body = {
             "prompt": shared + own,
