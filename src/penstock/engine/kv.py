@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,9 +56,7 @@ class PlainPages:
         # matrices that attention multiplies, and a copy moves page_size rows at once.
         rows = 2 * layer.heads
         self._shape = (2, layer.heads, -1, page_size, layer.head_dim)
-        self._pages = torch.zeros(
-            rows, pages, page_size * layer.head_dim, dtype=dtype, device=device
-        )
+        self._pages = _zeros((rows, pages, page_size * layer.head_dim), dtype, device)
         self._slots = self._pages.view(rows, pages * page_size, layer.head_dim)
         self.bytes_per_page = self._pages[:, 0].nbytes
 
@@ -68,6 +67,15 @@ class PlainPages:
     def gather(self, pages: Tensor) -> Tensor:
         """As `KVPages.gather`."""
         return self._pages.index_select(1, pages).view(self._shape)
+
+
+def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy's zeros come from the kernel page by page when first written: a large
+    # pool costs nothing at start, and memory only as far as it is used.
+    *outer, inner = shape
+    return torch.from_numpy(np.zeros((*outer, inner * dtype.itemsize), np.uint8)).view(dtype)
 
 
 class KVStore:

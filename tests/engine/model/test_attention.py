@@ -85,6 +85,18 @@ def test_attend_equals_the_definition(monkeypatch, step, window, dtype, cut):
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
+def test_a_sliding_window_reads_only_the_pages_it_needs():
+    batch, kv, _ = random_step([250, 5, 40], [(30, 230)], torch.float32)
+    plan = attention.plan(
+        batch, {20}, page_size=PAGE_SIZE, slot_bytes=kv.bytes_per_token, dtype=torch.float32
+    )
+    [group], [prefill] = plan.groups, plan.prefills
+    table, _ = group.reads[20]
+    assert len(table) == 3 * 3  # three rows, 20 slots over at most three pages of 16
+    [block] = prefill.blocks[20]
+    assert (block.first, block.last) == (230 - 30 - 19, 230)
+
+
 def test_definition_on_numbers_worked_out_by_hand():
     """Two slots with equal scores: the mean of their values; a window of one: the last value."""
     kv = KVStore([KVLayer(1, 2)], 1, PAGE_SIZE, torch.float32, "cpu")

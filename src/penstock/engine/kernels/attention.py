@@ -33,12 +33,14 @@ PRODUCTS_FROM = 1 << 20
 
 @dataclass(slots=True)
 class Group:
-    """Decodes `start:end` attend together, over as many pages as the longest needs."""
+    """Decodes `start:end` attend together, each over as many pages as the longest needs.
+
+    By window: the pages int64 [rows * pages], and the additive mask [rows, 1, 1, slots].
+    """
 
     start: int
     end: int
-    pages: Tensor  # int64 [rows * pages of the longest]
-    masks: dict[int | None, Tensor]  # by window, additive [rows, 1, 1, slots]
+    reads: dict[int | None, tuple[Tensor, Tensor]]
 
 
 @dataclass(slots=True)
@@ -83,12 +85,12 @@ def plan(
     """
     groups = []
     for start, end, context in _together(batch, slot_bytes):
-        width = -(-context // page_size)
+        tables = batch.decode_tables[start:end, : -(-context // page_size)]
         contexts = batch.decode_contexts[start:end, None]
-        slots = torch.arange(width * page_size, device=contexts.device)
-        masks = {window: _decode_mask(contexts, slots, window, dtype) for window in windows}
-        table = batch.decode_tables[start:end, :width]
-        groups.append(Group(start, end, table.flatten(), masks))
+        reads = {
+            window: _decode_read(tables, contexts, window, page_size, dtype) for window in windows
+        }
+        groups.append(Group(start, end, reads))
     if not batch.prefills:
         return Plan(groups, [])
     longest = max(span.context for span in batch.prefills)
@@ -106,10 +108,10 @@ def attend(q: Tensor, pages: KVPages, plan: Plan, window: int | None) -> Tensor:
     `q` is [T, heads, head_dim]; the K and V of all T rows are in `pages`
     already. Returns [T, heads * head_dim].
     """
-    out = [
-        _decode(q[group.start : group.end], pages.gather(group.pages), group.masks[window])
-        for group in plan.groups
-    ]
+    out = []
+    for group in plan.groups:
+        table, mask = group.reads[window]
+        out.append(_decode(q[group.start : group.end], pages.gather(table), mask))
     for prefill in plan.prefills:
         kv = pages.gather(prefill.pages).flatten(2, 3)  # [2, kv_heads, slots, head_dim]
         out += [
@@ -183,11 +185,23 @@ def _together(batch: StepBatch, slot_bytes: int) -> Iterator[tuple[int, int, int
         yield start, batch.decodes, longest
 
 
-def _decode_mask(contexts: Tensor, slots: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+def _decode_read(
+    tables: Tensor, contexts: Tensor, window: int | None, page_size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Pages and mask of decodes with `tables` [rows, P] and `contexts` [rows, 1]."""
+    width = tables.shape[1]
+    if window is not None and window // page_size + 2 < width:
+        # Leave out the pages that lie wholly before a row's window.
+        gone = (contexts - window).clamp(min=0) // page_size
+        width = window // page_size + 2
+        columns = gone + torch.arange(width, device=tables.device)
+        tables = tables.gather(1, columns.clamp(max=tables.shape[1] - 1))
+        contexts = contexts - gone * page_size
+    slots = torch.arange(width * page_size, device=tables.device)
     hidden = slots >= contexts
     if window is not None:
         hidden |= slots < contexts - window
-    return _additive(hidden, dtype)[:, None, None, :]
+    return tables.flatten(), _additive(hidden, dtype)[:, None, None, :]
 
 
 def _band(longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
