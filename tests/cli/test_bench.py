@@ -23,7 +23,7 @@ def run(*arguments, **environment):
         [sys.executable, "-m", "penstock", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=os.environ | environment,
         check=False,
     )

@@ -44,6 +44,7 @@ class ScriptedServer:
         self.script = script
         self.stamps: dict[str, list[int]] = {}
         self.bodies: list[dict] = []
+        self.heads: list[str] = []
         self.struck = 0
         self.connections = 0
         self.url = ""
@@ -58,6 +59,7 @@ class ScriptedServer:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                self.heads.append(head)
                 method, path, _ = head.split(" ", 2)
                 length = 0
                 for line in head.split("\r\n"):

@@ -211,3 +211,30 @@ async def test_nobody_there():
 async def test_no_address():
     with pytest.raises(ValueError, match="is no http"):
         await HttpTarget.open("ftp://x")
+
+
+async def test_tls_that_is_none_is_named():
+    async def plain(reader, writer):
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(TargetError, match="tls: "):
+        await HttpTarget.open(f"https://127.0.0.1:{port}")
+    server.close()
+
+
+async def test_the_api_key_is_a_bearer_token():
+    async with serving() as server:
+        target = await HttpTarget.open(server.url, api_key="secret")
+        await target.close()
+    assert all("\r\nAuthorization: Bearer secret\r\n" in head for head in server.heads)
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+async def test_the_address_may_name_v1_or_not(suffix):
+    async with serving() as server:
+        target = await HttpTarget.open(server.url + suffix)
+        await target.close()
+    assert server.heads[0].startswith("GET /v1/models ")

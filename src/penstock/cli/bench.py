@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from penstock.meter.bench import Options, Progress
+    from penstock.meter.driver import Drive
     from penstock.meter.target import Target
     from penstock.record.run import Run
 
@@ -93,6 +94,10 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="Model to ask for, where the server has several.")
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens the model holds, where the server does not tell."),
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Use the chat API.")] = False,
     api_key: Annotated[
         str | None, typer.Option(envvar="PENSTOCK_API_KEY", help="Sent as a bearer token.")
@@ -148,6 +153,7 @@ def bench(
         prompts=prompts,
         think_s=think,
         warmup=warmup,
+        context=context,
         seed=seed,
         salt=salt,
         slos=tuple(_read("--slo", parse_slos, slo)),
@@ -273,28 +279,33 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _watch(progress: Progress) -> None:
-    """Say twice a second how it goes; cheap, because it runs beside the clock."""
-    if not sys.stderr.isatty():
-        return
+    """Say how it goes: a line that renews itself, or one every ten seconds in a log.
+
+    Plain writes, because they happen beside the clock; a table would take
+    milliseconds to draw.
+    """
+    live = sys.stderr.isatty()
+    begin, end = ("\r\x1b[K", "") if live else ("", "\n")
     try:
         while True:
-            await asyncio.sleep(0.5)
-            if (drive := progress.drive) is not None and drive.start_ns and not drive.end_ns:
-                seconds = (monotonic_ns() - drive.start_ns) * 1e-9
-                load = drive.plan.load
-                offered = (
-                    f"{load.concurrency} at once"
-                    if load.concurrency
-                    else f"{load.rate or 0:.3g} requests/s"
+            await asyncio.sleep(0.5 if live else 10)
+            if progress.drive is not None and not progress.drive.end_ns:
+                print(
+                    begin + _state(progress, progress.drive), end=end, file=sys.stderr, flush=True
                 )
-                sys.stderr.write(
-                    f"\r\x1b[K[{progress.point}/{progress.points}] {offered}: {seconds:.0f} s, "
-                    f"{drive.done} answered, {drive.in_flight} under way, {drive.failed} failed, "
-                    f"{drive.output_tokens / seconds:,.0f} tokens/s"
-                )
-                sys.stderr.flush()
     finally:
-        sys.stderr.write("\r\x1b[K")
+        print(begin, end="", file=sys.stderr, flush=True)
+
+
+def _state(progress: Progress, drive: Drive) -> str:
+    load = drive.plan.load
+    offered = f"{load.concurrency} at once" if load.concurrency else f"{load.rate or 0:.3g} req/s"
+    seconds = max((monotonic_ns() - drive.start_ns) * 1e-9, 1e-9)
+    return (
+        f"[{progress.point}/{progress.points}] {offered}: {seconds:.0f} s, {drive.done} answered, "
+        f"{drive.in_flight} under way, {drive.failed} failed, "
+        f"{drive.output_tokens / seconds:,.0f} output tokens/s"
+    )
 
 
 def _keep(run: Run, out: Path | None, html: bool) -> None:

@@ -51,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     prompts: Path | None = None
     think_s: float = 0.0
     warmup: int | None = None  # requests
+    context: int | None = None  # tokens, prompt and output; None: as the target says
     seed: int = 0
     salt: str | None = None
     slos: tuple[Slo, ...] = ()
@@ -112,6 +113,8 @@ async def bench(
             f"interrupted: {len(run.points)} of {len(plans)} operating points were begun, "
             "the last is incomplete"
         )
+    if options.context is None and info.context is None:
+        run.notes.append("the model's context is unknown, so no length was clipped; see --context")
     _set_limits(run.points, info)
     run.summary = summarise(run)
     return run
@@ -133,7 +136,7 @@ async def _source(target: Target, options: Options, tokenizer: Tokenizer | None)
         input_len=options.input_len,
         output_len=options.output_len,
         seed=options.seed,
-        context=target.info.context,
+        context=options.context or target.info.context,
     )
 
 

@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     duration_s: float
-    drain_s: float = 30.0
+    drain_s: float = 120.0
     tokens: int | None = None  # prompt and output tokens together
 
 

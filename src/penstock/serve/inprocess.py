@@ -67,8 +67,9 @@ class EngineTarget:
                 record.cached_tokens = delta.cached_tokens
                 if delta.finish_reason is not None:
                     record.finish_reason = delta.finish_reason
-                    record.error = delta.error
-            record.outcome = Outcome.FINISHED if record.error is None else Outcome.FAILED
+                    record.error = delta.error and f"engine: {delta.error}"
+            ended_well = record.finish_reason in ("stop", "length")
+            record.outcome = Outcome.FINISHED if ended_well else Outcome.FAILED
         except (RequestRefused, QueueFull, ValueError) as error:
             record.outcome = Outcome.FAILED
             record.error = f"{type(error).__name__}: {error}"
