@@ -33,7 +33,7 @@ class KVPages(Protocol):
     bytes_per_page: int
 
     def write(self, slots: Tensor, kv: Tensor) -> None:
-        """Store `kv` [T, 2, heads, head_dim] at `slots` int64 [T], overwriting.
+        """Store rows `kv` [T, 2 * heads, head_dim], K's heads first, at `slots` int64 [T].
 
         slot = page * page_size + offset. Of rows with one slot, any may be kept.
         """
@@ -62,7 +62,7 @@ class PlainPages:
 
     def write(self, slots: Tensor, kv: Tensor) -> None:
         """As `KVPages.write`."""
-        self._slots.index_copy_(1, slots, kv.flatten(1, 2).transpose(0, 1))
+        self._slots.index_copy_(1, slots, kv.transpose(0, 1))
 
     def gather(self, pages: Tensor) -> Tensor:
         """As `KVPages.gather`."""

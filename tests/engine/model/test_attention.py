@@ -21,7 +21,7 @@ def random_step(
     pages = 200
     kv = KVStore([KVLayer(KV_HEADS, HEAD_DIM)], pages, PAGE_SIZE, dtype, "cpu")
     slots = torch.arange(pages * PAGE_SIZE)
-    kv.layer(0).write(slots, torch.randn(len(slots), 2, KV_HEADS, HEAD_DIM).to(dtype))
+    kv.layer(0).write(slots, torch.randn(len(slots), 2 * KV_HEADS, HEAD_DIM).to(dtype))
     ids = torch.randperm(pages)
 
     def table(context: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_definition_on_numbers_worked_out_by_hand():
     """Two slots with equal scores: the mean of their values; a window of one: the last value."""
     kv = KVStore([KVLayer(1, 2)], 1, PAGE_SIZE, torch.float32, "cpu")
     rows = torch.tensor([[[1.0, 0.0], [2.0, 4.0]], [[1.0, 0.0], [6.0, 8.0]]])
-    kv.layer(0).write(torch.tensor([0, 1]), rows[:, :, None])
+    kv.layer(0).write(torch.tensor([0, 1]), rows)
     batch, _, _ = random_step([2], [], torch.float32)
     batch.decode_tables.zero_()
     q = torch.tensor([[[3.0, 5.0]]])

@@ -10,17 +10,18 @@ from penstock.engine.kv import KVLayer, KVStore
 
 def test_rows_come_back_from_where_they_were_written():
     kv = KVStore([KVLayer(3, 8), KVLayer(1, 4)], 10, 4, torch.float32, "cpu")
-    first, second = torch.randn(3, 2, 3, 8), torch.randn(3, 2, 1, 4)
+    first, second = torch.randn(3, 6, 8), torch.randn(3, 2, 4)
     slots = torch.tensor([4 * 7 + 2, 4 * 2, 4 * 7 + 3])
     kv.layer(0).write(slots, first)
     kv.layer(1).write(slots, second)
     for layer, rows in ((0, first), (1, second)):
         got = kv.layer(layer).gather(torch.tensor([2, 7]))
-        assert got.shape == (2, rows.shape[2], 2, 4, rows.shape[3])
+        assert got.shape == (2, rows.shape[1] // 2, 2, 4, rows.shape[2])
         assert got.is_contiguous()
-        assert torch.equal(got[:, :, 1, 2], rows[0])
-        assert torch.equal(got[:, :, 0, 0], rows[1])
-        assert torch.equal(got[:, :, 1, 3], rows[2])
+        got = got.flatten(0, 1)  # K's heads, then V's
+        assert torch.equal(got[:, 1, 2], rows[0])
+        assert torch.equal(got[:, 0, 0], rows[1])
+        assert torch.equal(got[:, 1, 3], rows[2])
         assert got.count_nonzero() == rows.numel()  # and nothing else was touched
 
 

@@ -110,10 +110,10 @@ class Decoder:
         )
         for index, layer in enumerate(self.layers):
             h = layer.attention_norm(x)
-            q, kv_rows = self._qkv(layer, h, angles[layer.shape.head_dim])
+            q, own_kv = self._qkv(layer, h, angles[layer.shape.head_dim])
             pages = kv.layer(index)
-            if kv_rows is not None:
-                pages.write(batch.slots, kv_rows)
+            if layer.shape.shares_kv is None:
+                pages.write(batch.slots, own_kv)
             h = attention.attend(q, pages, plan, layer.shape.window)
             x.add_(linear(h, layer.output, layer.output_bias))
 
@@ -123,18 +123,21 @@ class Decoder:
         x = self.norm(x.index_select(0, batch.logit_rows))
         return linear(x, self.head).float()
 
-    def _qkv(self, layer: Layer, h: Tensor, angles: Angles) -> tuple[Tensor, Tensor | None]:
-        """Queries [T, heads, head_dim], and K and V [T, 2, kv_heads, head_dim]; q and k rotated."""
+    def _qkv(self, layer: Layer, h: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+        """Queries [T, heads, head_dim], then K and V [T, 2 * kv_heads, head_dim]; q, k rotated.
+
+        There is no K and V of a layer that shares an earlier one's: [T, 0, head_dim].
+        """
         shape = layer.shape
         rows = linear(h, layer.qkv, layer.qkv_bias).view(len(h), -1, shape.head_dim)
-        own_kv = shape.kv_heads if shape.shares_kv is None else 0
-        q, k, _ = torch.split(rows, [shape.heads, own_kv, own_kv], dim=1)
+        q, kv = rows[:, : shape.heads], rows[:, shape.heads :]
+        rotated = shape.heads + kv.shape[1] // 2
         if layer.q_norm is not None:
             q.copy_(layer.q_norm(q))
         if layer.k_norm is not None:
+            k = rows[:, shape.heads : rotated]
             k.copy_(layer.k_norm(k))
-        _rotate(rows[:, : shape.heads + own_kv], *angles)
-        kv = rows[:, shape.heads :].view(len(h), 2, -1, shape.head_dim) if own_kv else None
+        _rotate(rows[:, :rotated], *angles)
         return q, kv
 
     def _angles(self, positions: Tensor, head_dim: int) -> Angles:
