@@ -104,8 +104,13 @@ class Tokenizer:
         if self._template is None:
             raise ValueError("this model has no chat template: send a plain prompt instead.")
         try:
+            # Templates test `tools` and `documents` against none, as transformers passes them.
             text = self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_text
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_text,
             )
         except TemplateError as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
