@@ -211,6 +211,12 @@ def test_what_the_template_refuses_is_said(saved):
         Tokenizer.load(saved).chat([{"role": "tool", "content": ""}])
 
 
+def test_messages_the_template_stumbles_over_are_refused(saved):
+    (saved / "chat_template.jinja").write_text("{{ 'said: ' + messages[0].content }}")
+    with pytest.raises(ValueError, match="chat template refuses"):
+        Tokenizer.load(saved).chat([{"role": "user", "content": None}])
+
+
 @pytest.mark.parametrize(
     "attack",
     ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.append(1) }}"],
