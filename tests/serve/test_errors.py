@@ -46,7 +46,7 @@ WRONG = [
     (TEXT, {"stop": ["a"] * 5}, "stop", "invalid_value", "at most four"),
     (TEXT, {"stop": ""}, "stop", "invalid_value", "empty"),
     (TEXT, {"stop_token_ids": [9999]}, "stop_token_ids", "invalid_value", "token id 9999"),
-    (TEXT, {"stop_token_ids": [10**30]}, "stop_token_ids", "invalid_value", "less than or equal"),
+    (TEXT, {"stop_token_ids": [10**30]}, "stop_token_ids.0", "invalid_value", "less than or equal"),
     (TEXT, {"stream": "yes"}, "stream", "invalid_value", "boolean"),
     (
         TEXT,
@@ -73,10 +73,12 @@ WRONG = [
     (
         CHAT,
         {"messages": [{"role": "wizard", "content": "x"}]},
-        "messages",
+        "messages.0.role",
         "invalid_value",
         "'user'",
     ),
+    (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", "missing_parameter", "required"),
+    (CHAT, {"messages": [HELLO[0], 5]}, "messages.1", "invalid_value", "object"),
     (CHAT, {"prompt": "x"}, "prompt", "unknown_parameter", "Unknown parameter: prompt"),
     (CHAT, {"tools": [{}]}, "tools", "unsupported_parameter", "or set it to []"),
     (CHAT, {"max_completion_tokens": 7}, "max_completion_tokens", "invalid_value", "differ"),
@@ -84,7 +86,7 @@ WRONG = [
     (
         CHAT,
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "messages",
+        "messages.0.content",
         "invalid_value",
         "'text'",
     ),

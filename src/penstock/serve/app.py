@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from typing import Any
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +15,7 @@ from penstock.engine.request import SamplingParams
 from penstock.serve import errors, metrics
 from penstock.serve.errors import ApiError, ErrorBody
 from penstock.serve.generate import GenerateResponse
-from penstock.serve.protocol import BadParameter, ChatBody, CompletionBody, GenerateBody
+from penstock.serve.protocol import FIELDS, BadParameter, ChatBody, CompletionBody, GenerateBody
 from penstock.serve.replies import ChatShape, CompletionShape, Shape
 from penstock.serve.service import Service
 
@@ -110,15 +113,21 @@ def _of_validation(error: RequestValidationError) -> ApiError:
         return errors.invalid(
             f"The body is not JSON: {first['ctx']['error']}.", None, "invalid_json"
         )
-    path = [str(step) for step in first["loc"][1:]]
-    if not path:
-        return errors.invalid(
-            "The body must be a JSON object, sent as Content-Type: application/json.", None
-        )
+    name = _name(first)
+    if not name:
+        message = "The body must be a JSON object, sent as Content-Type: application/json."
+        return errors.invalid(message, None)
     if first["type"] == "extra_forbidden":
-        name = ".".join(path)
         return errors.invalid(f"Unknown parameter: {name}.", name, "unknown_parameter")
-    param = path[0]
-    said = dict.fromkeys(p["msg"] for p in problems if p["loc"][1:2] == first["loc"][1:2])
+    said = dict.fromkeys(problem["msg"] for problem in problems if _name(problem) == name)
     code = "missing_parameter" if first["type"] == "missing" else "invalid_value"
-    return errors.invalid(f"{param}: {'; '.join(said)}.", param, code)
+    return errors.invalid(f"{name}: {'; '.join(said)}.", name, code)
+
+
+def _name(problem: dict[str, Any]) -> str:
+    """Where a problem is, as in `messages.0.content`."""
+    path = [str(step) for step in problem["loc"][1:]]
+    if problem["type"] != "extra_forbidden":
+        # From here on pydantic names types that were tried, not parameters.
+        path = list(takewhile(lambda step: step.isdecimal() or step in FIELDS, path))
+    return ".".join(path)

@@ -12,6 +12,7 @@ import json
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from penstock.engine.request import SamplingParams
 
@@ -51,7 +52,8 @@ def _checked(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"not valid Unicode at character {error.start}") from error
+        message = "Input should be valid Unicode; character {at} is half a surrogate pair"
+        raise PydanticCustomError("unicode", message, {"at": error.start}) from error
     return text
 
 
@@ -203,6 +205,12 @@ class ChatBody(GenerateBody):
     def params(self) -> SamplingParams:
         """Sampling parameters; without a limit, as many tokens as the context holds."""
         return self._sampling(self.max_completion_tokens or self.max_tokens)
+
+
+# Every name that is a parameter, or a part of one.
+FIELDS = frozenset().union(
+    *(m.model_fields for m in (CompletionBody, ChatBody, ChatMessage, TextPart, StreamOptions))
+)
 
 
 class BadParameter(Exception):
