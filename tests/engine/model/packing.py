@@ -26,10 +26,17 @@ class Sequence:
 class Packer:
     """Packs sequences into steps in chunks of the caller's choosing."""
 
-    def __init__(self, decoder: Decoder, page_size: int = PAGE_SIZE, pages: int = 256):
+    def __init__(
+        self,
+        decoder: Decoder,
+        page_size: int = PAGE_SIZE,
+        pages: int = 256,
+        device: str = "cpu",
+    ):
         self.decoder = decoder
+        self.device = device
         self.page_size = page_size
-        self.kv = KVStore(decoder.kv_layers(), pages, page_size, decoder.dtype, "cpu")
+        self.kv = KVStore(decoder.kv_layers(), pages, page_size, decoder.dtype, device)
         # Scattered; page 0, which also pads decode tables, is handed out first.
         self.free = [i * 37 % pages for i in range(pages)][::-1]
         assert len(set(self.free)) == pages
@@ -62,21 +69,24 @@ class Packer:
             ]
             if start >= len(decodes):
                 table = sequence.pages[: -(-context // size)]
-                spans.append(PrefillSpan(start, len(tokens), torch.tensor(table), context))
+                spans.append(PrefillSpan(start, len(tokens), self.tensor(table), context))
         contexts = [sequence.computed + 1 - sequence.dropped for sequence in decodes]
         width = max((len(sequence.pages) for sequence in decodes), default=0)
         tables = [sequence.pages + [0] * (width - len(sequence.pages)) for sequence in decodes]
         return StepBatch(
-            tokens=torch.tensor(tokens),
-            positions=torch.tensor(positions),
-            slots=torch.tensor(slots),
+            tokens=self.tensor(tokens),
+            positions=self.tensor(positions),
+            slots=self.tensor(slots),
             decodes=len(decodes),
-            decode_tables=torch.tensor(tables, dtype=torch.int64).view(len(decodes), width),
-            decode_contexts=torch.tensor(contexts, dtype=torch.int64),
+            decode_tables=self.tensor(tables).view(len(decodes), width),
+            decode_contexts=self.tensor(contexts),
             max_decode_context=max(contexts, default=0),
             prefills=spans,
-            logit_rows=torch.arange(len(tokens)),
+            logit_rows=self.tensor(range(len(tokens))),
         )
+
+    def tensor(self, numbers) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def prefill(self, tokens: list[int], *chunks: int) -> torch.Tensor:
         """Logits of a new sequence taken in `chunks`, one step each."""

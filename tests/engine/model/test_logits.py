@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
 from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.decoder import Decoder
 from penstock.engine.model.loader import load_weights
 from tests.engine.model.packing import PAGE_SIZE, Packer, Sequence
 
@@ -243,6 +244,21 @@ def test_reading_pages_written_by_any_layer_is_not_order_dependent(checkpoint):
         pools.append([packer.kv.layer(i).gather(pages) for i in range(3)])
     for one, other in zip(*pools, strict=True):
         assert (one - other).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["llama-3", "mistral", "qwen3"])
+def test_devices_other_than_a_cpu(checkpoint, family):
+    """The meta device takes the paths a GPU takes, shapes without numbers."""
+    config = ModelConfig.load(checkpoint(family).directory)
+    packer = Packer(Decoder(config, torch.bfloat16, "meta"), device="meta")
+    sequences = [Sequence(prompt(150)) for _ in range(3)]
+    packer.step([], (sequences[0], 150))
+    packer.step([], (sequences[1], 100), (sequences[2], 1))
+    for sequence in sequences:
+        sequence.tokens.append(9)
+    logits = packer.step(sequences[:1], (sequences[1], 50), (sequences[2], 70))
+    assert [tuple(rows.shape) for rows in logits] == [(1, 300), (50, 300), (70, 300)]
+    assert {(rows.device.type, rows.dtype) for rows in logits} == {("meta", torch.float32)}
 
 
 def test_checkpoint_files_are_what_was_saved(checkpoint):

@@ -24,7 +24,8 @@ SAMPLES = [
     "naïve café — “quotes”",
 ]
 TEMPLATE = (
-    "{{ bos_token }}{% if tools is not none %}tools{% endif %}{% for m in messages %}{% if m.role not in ('user', 'assistant', 'system') %}"
+    "{{ bos_token }}{% if tools is not none %}tools{% endif %}"
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant', 'system') %}"
     "{{ raise_exception('role ' + m.role + ' is unknown') }}{% endif %}"
     "<{{ m.role }}>{{ m.content | trim }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
