@@ -115,7 +115,7 @@ def test_causal_triangle_without_a_mask_is_the_masked_one():
     """What other devices use for whole prompts equals what a CPU uses."""
     torch.manual_seed(2)
     q, kv = torch.randn(40, HEADS, HEAD_DIM), torch.randn(2, KV_HEADS, 40, HEAD_DIM)
-    band = attention._band(40, None, torch.float32, torch.device("cpu"))
+    band = attention._band(40, 40, None, torch.float32, torch.device("cpu"))
     [block] = attention._blocks(PrefillSpan(0, 40, torch.arange(3), 40), None, band)
     torch.testing.assert_close(
         attention._prefill(q, kv, None), attention._prefill(q, kv, block.mask)

@@ -93,8 +93,10 @@ def plan(
         groups.append(Group(start, end, reads))
     if not batch.prefills:
         return Plan(groups, [])
+    rows = min(BLOCK_ROWS, max(span.end - span.start for span in batch.prefills))
     longest = max(span.context for span in batch.prefills)
-    bands = {window: _band(longest, window, dtype, batch.tokens.device) for window in windows}
+    device = batch.tokens.device
+    bands = {window: _band(rows, longest, window, dtype, device) for window in windows}
     prefills = [
         Prefill(span.table, {window: _blocks(span, window, band) for window, band in bands.items()})
         for span in batch.prefills
@@ -204,17 +206,19 @@ def _decode_read(
     return tables.flatten(), _additive(hidden, dtype)[:, None, None, :]
 
 
-def _band(longest: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _band(
+    rows: int, longest: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """The mask of every block: it depends only on how far a slot lies from the row's own.
 
-    Additive [BLOCK_ROWS, longest + BLOCK_ROWS]; column `longest` is the slot of
-    the block's first row. A block's mask is a view of some columns.
+    Additive [rows, longest + rows]; column `longest` is the slot of the block's
+    first row. A block's mask is a view of some columns.
     """
-    rows = torch.arange(BLOCK_ROWS, device=device)[:, None]
-    slots = torch.arange(-longest, BLOCK_ROWS, device=device)
-    hidden = slots > rows
+    own = torch.arange(rows, device=device)[:, None]
+    slots = torch.arange(-longest, rows, device=device)
+    hidden = slots > own
     if window is not None:
-        hidden |= slots <= rows - window
+        hidden |= slots <= own - window
     return _additive(hidden, dtype)
 
 
@@ -230,7 +234,7 @@ def _blocks(span: PrefillSpan, window: int | None, band: Tensor) -> list[Block]:
         slot = cached + start - span.start  # of the block's first row
         first = 0 if window is None else max(0, slot - window + 1)
         last = slot + end - start
-        origin = band.shape[1] - BLOCK_ROWS - slot  # the column of slot 0
+        origin = band.shape[1] - band.shape[0] - slot  # the column of slot 0
         mask = band[: end - start, origin + first : origin + last]
         blocks.append(Block(start, end, first, last, mask))
     return blocks
