@@ -63,7 +63,7 @@ def test_the_report_opens_with_the_sentences(tmp_path):
             "--out", str(tmp_path), "--no-html",
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().startswith("With 2 at once, one user gets")
+    assert done.stdout.strip().startswith("With 2 at once, one user of scripted gets")
     assert not (tmp_path / "report.html").exists()
 
 

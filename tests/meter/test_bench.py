@@ -66,7 +66,7 @@ async def test_figures_of_a_server_of_known_speed():
         assert point["tokens"]["source"] == "server usage"
         assert point["words_per_second"]["p50"] == pytest.approx(50, rel=0.1)
     assert len(run.summary["sentences"]) == 3
-    assert run.summary["sentences"][0].startswith("Alone, one user gets 1")
+    assert run.summary["sentences"][0].startswith("Alone, one user of scripted gets 1")
 
 
 async def test_the_meters_own_error_at_16_streams(tmp_path):

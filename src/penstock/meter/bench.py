@@ -32,6 +32,7 @@ from penstock.workload.traces import read_azure
 DURATION_S = 30.0
 LONGEST_S = 600.0  # where the number of requests was given instead, and for traces
 TOKENS = 2_000_000
+LATE_MS = 10.0  # a send this long after its time is worth a word
 _SAMPLE = 2000  # characters sent to learn how many make a token
 
 
@@ -199,6 +200,9 @@ def _notes(drive: Drive) -> Iterator[str]:
     cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in drive.records)
     if cut:
         yield f"{cut} requests were cut at the end and do not count as work"
+    delays = [r.sent_ns - r.sched_ns for r in drive.records if r.sent_ns is not None]
+    if delays and (late := float(np.quantile(delays, 0.99)) * 1e-6) > LATE_MS:
+        yield f"one request in a hundred was sent {late:.0f} ms late or more: this client was busy"
     for caveat, count in drive.caveats.items():
         yield f"{caveat} ({count} of {drive.done} answers)"
 
@@ -223,6 +227,7 @@ def _set_limits(points: Sequence[Point], info: TargetInfo) -> None:
             input_per_output=(prompt - cached) / output,
             hardware=machine,
         )
+        point.conditions["limit_basis"] = point.limit["basis"]
 
 
 def _name(load: Load) -> str:

@@ -99,13 +99,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.reusable = False
-        exchange = self._exchange
-        if exchange is None:
-            return
         self._stamp = monotonic_ns()
         if exc is not None:
             self._fail(f"reset: {exc}")
-        elif exchange.status is not None and self._until_close:
+        elif self._exchange is not None and self._exchange.status and self._until_close:
             self._finish()
         else:
             self._fail("early_close: the connection ended before the response did")
@@ -113,19 +110,18 @@ class _Connection(asyncio.Protocol):
     # Called by the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        assert self._exchange is not None
         key = name.decode("latin-1").lower()
-        self._exchange.headers[key] = value.decode("latin-1")
         if key in ("content-length", "transfer-encoding"):
             self._until_close = False
+        if self._exchange is not None:
+            self._exchange.headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         if self._exchange is not None:
             self._exchange.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None:
+        if (exchange := self._exchange) is None:
             return
         exchange.pieces.append((self._stamp, body))
         self._size += len(body)
@@ -145,7 +141,7 @@ class _Connection(asyncio.Protocol):
             self._finish()
 
     def _fail(self, error: str) -> None:
-        if self._exchange is not None and self._exchange.end_ns is None:
+        if self._exchange is not None:
             self.reusable = False
             self._exchange.error = error
             self._stamp = monotonic_ns()
@@ -155,6 +151,7 @@ class _Connection(asyncio.Protocol):
         assert self._exchange is not None
         assert self._over is not None
         self._exchange.end_ns = self._stamp
+        self._exchange = None  # what comes now belongs to no request
         if not self._over.done():
             self._over.set_result(None)
 

@@ -30,32 +30,50 @@ def _user(p: dict[str, Any]) -> str:
     wait = p["ttft_from_schedule"]["p50"]
     pace = "text at an unknown pace" if speed is None else f"{number(speed)} tokens/s"
     if speed is not None and words is not None:
-        pace += f" (about {number(words)} words/s)"
+        pace += f", about {number(words)} words/s,"
     return (
-        f"{_load(p).capitalize()}, one user gets {pace} and waits {seconds(wait)} "
-        f"for the first of it{_shape(p)}."
+        f"{_load(p).capitalize()}, one user of {_model(p)} gets {pace} and waits "
+        f"{seconds(wait)} for the first token{_shape(p)}."
     )
 
 
 def _system(p: dict[str, Any]) -> str:
-    total, users = p["output_throughput"]["value"], p["user_speed"]["p50"]
-    share = "" if users is None else f", {number(users)} tokens/s to each user"
-    tail = p["ttft_from_schedule"]["p99"]
+    total, each = p["output_throughput"]["value"], p["user_speed"]["p50"]
+    share = "" if each is None else f" in all, {number(each)} to each user"
     return (
-        f"{_load(p).capitalize()}, the system as a whole delivers "
-        f"{'an unknown number of' if total is None else number(total)} output tokens/s{share}; "
-        f"99 in 100 users see the first token within {seconds(tail)}."
+        f"{_load(p).capitalize()}, the system delivers "
+        f"{'an unknown number of' if total is None else number(total)} output tokens/s{share}"
+        f"{_tail(p['ttft_from_schedule'])}."
     )
 
 
 def _limit(p: dict[str, Any]) -> str:
     limit = p["limit"]
     if limit["fraction"] is None:
-        return f"How far that is from the hardware's limit is not known ({limit['basis']})."
+        return f"How far that is from the hardware's limit is not known: {limit['basis']}."
     return (
-        f"That is {limit['fraction']:.0%} of the {number(limit['output_throughput'])} tokens/s "
-        f"that {limit['binds']} allows there ({limit['basis']})."
+        f"That is {number(100 * limit['fraction'])} % of the "
+        f"{number(limit['output_throughput'])} tokens/s that this hardware's {limit['binds']} "
+        "allows at that load."
     )
+
+
+def _model(p: dict[str, Any]) -> str:
+    """The model and, as far as they are known, its precision and hardware."""
+    conditions = p["conditions"]
+    name, unknown = conditions.get("model", "the model"), (None, "unknown")
+    precision, hardware = conditions.get("precision"), conditions.get("hardware")
+    where = [] if precision in unknown else [f"in {precision}"]
+    where += [] if hardware in unknown else [f"on {hardware}"]
+    return f"{name} ({' '.join(where)})" if where else str(name)
+
+
+def _tail(wait: dict[str, Any]) -> str:
+    """What most users wait at most, at the highest percentile that has enough samples."""
+    for quantile, users in (("p99", "99 in 100"), ("p90", "9 in 10"), ("p50", "half of the")):
+        if wait["n"] >= wait["needs"][quantile]:
+            return f"; {users} users see the first token within {seconds(wait[quantile])}"
+    return ""
 
 
 def _load(p: dict[str, Any]) -> str:
