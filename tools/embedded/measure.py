@@ -69,20 +69,22 @@ def greedy(
     end = tokenizer.token_to_id(END)
     encoded = [tokenizer.encode(prompt).ids for prompt in prompts]
     by_length: dict[int, list[int]] = {}
-    for index, ids in enumerate(encoded):
-        by_length.setdefault(len(ids), []).append(index)
+    for index, row in enumerate(encoded):
+        by_length.setdefault(len(row), []).append(index)
     answers = [""] * len(prompts)
     for members in by_length.values():
+        ids = torch.tensor([encoded[index] for index in members])
         out = model.generate(  # type: ignore[misc]  # transformers annotates self
-            torch.tensor([encoded[index] for index in members]),
+            ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=limit,
             do_sample=False,
             use_cache=True,
             eos_token_id=end,
             pad_token_id=end,
         )
-        for index, ids in zip(members, out[:, len(encoded[members[0]]) :].tolist(), strict=True):
-            answers[index] = tokenizer.decode(ids)
+        for index, row in zip(members, out[:, ids.shape[1] :].tolist(), strict=True):
+            answers[index] = tokenizer.decode(row)
     return answers
 
 
