@@ -141,6 +141,13 @@ def test_a_continuation_keeps_its_first_space():
     assert "".join(pieces(tokenizer, ids, continues=True)) == " words"
 
 
+def test_a_special_token_first_does_not_bring_the_artificial_space_back():
+    inner = sentencepiece()
+    tokenizer = Tokenizer(inner)
+    ids = [1, *tokenizer.encode("words")]
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids) == inner.decode(ids) == "words"
+
+
 def test_special_tokens_and_foreign_ids_are_left_out():
     inner = byte_level()
     tokenizer = Tokenizer(inner)
