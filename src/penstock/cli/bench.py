@@ -127,7 +127,8 @@ def bench(
     """Measure how many tokens per second TARGET delivers, and how long users wait.
 
     Bounded by default: 30 s of load at each operating point. Ctrl-C ends the
-    run early and reports what there is. Exits 1 if no request finished.
+    run early and reports what there is. Exits 1 if no request finished, 130 if
+    interrupted.
     """
     from penstock.meter.bench import Options
     from penstock.meter.target import TargetError
@@ -175,6 +176,8 @@ def bench(
         _fail("interrupted before the first request", code=130)
     _keep(run, out, html)
     _show(run, json)
+    if run.interrupted:
+        raise typer.Exit(130)
     if not any(point["completed"] for point in run.summary["points"]):
         raise typer.Exit(1)
 
