@@ -9,6 +9,7 @@ the README from them.
 
 import json
 import platform
+from math import log
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,6 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from embedded import measure, tokenizer
-from embedded.corpus import MIX
 from embedded.shapes import CONTEXT, SHAPES
 from penstock import models
 from penstock.workload import stdlib
@@ -29,7 +29,7 @@ from train_embedded import TOKENS_PER_STEP
 
 PACKAGE = Path(models.__file__).parent
 MAIN, DRAFT = "embedded", "embedded-draft"
-ROWS = 64
+ROWS = 32
 PER_GRADE = 200
 CHECK_MODULE, CHECK_TOKENS = "json", 1000
 
@@ -66,7 +66,7 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
         loss = measure.losses(model, rows)
         by_source[source] = {
             "loss": loss.mean().item(),
-            "bits_per_byte": loss.sum().item() / size / torch.tensor(2.0).log().item(),
+            "bits_per_byte": loss.sum().item() / size / log(2),
             "tokens": loss.numel(),
             "by_position": {
                 f"{a}-{b}": loss[:, a:b].mean().item()
@@ -99,31 +99,34 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
 
 def main(
     work: Annotated[Path, typer.Option(help="folder with the checkpoints")] = Path("checkpoints"),
+    note: Annotated[str, typer.Option(help="what this run did otherwise than the tools say")] = "",
 ) -> None:
     results: dict[str, Any] = {
         "python": platform.python_version(),
         "rows": ROWS,
         "tokens_per_step": TOKENS_PER_STEP,
         "doctests_per_grade": PER_GRADE,
-        "shares": {source: f"{share:.0%}" for source, share in MIX.items()},
+        "note": note,
         "models": {},
     }
-    present = [name for name in (MAIN, DRAFT) if (work / name / "state.json").exists()]
-    for name in present:
+    for name in SHAPES:
         export(work, name)
         state = json.loads((work / name / "state.json").read_text())
         results["models"][name] = figures(name, state)
         console.print(f"{name}: {results['models'][name]['doctests']}")
-    if DRAFT in present:
-        coder = Tokenizer.from_file(str(PACKAGE / MAIN / "tokenizer.json"))
-        rows, _ = measure.windows(coder, [t for _, t in stdlib.texts("held_out")], 511, ROWS)
-        pair = [
-            LlamaForCausalLM.from_pretrained(PACKAGE / name, dtype=torch.float32)
-            for name in (MAIN, DRAFT)
-        ]
-        results["draft_agreement"] = measure.agreement(pair[0], pair[1], rows)
+    rows_read = results["models"][MAIN]["training"]["rows"]
+    results["shares"] = {
+        source: f"{count / sum(rows_read.values()):.0%}" for source, count in rows_read.items()
+    }
+    coder = Tokenizer.from_file(str(PACKAGE / MAIN / "tokenizer.json"))
+    rows, _ = measure.windows(coder, [text for _, text in stdlib.texts("held_out")], 511, ROWS)
+    model, draft = (
+        LlamaForCausalLM.from_pretrained(PACKAGE / name, dtype=torch.float32)
+        for name in (MAIN, DRAFT)
+    )
+    results["draft_agreement"] = measure.agreement(model, draft, rows)
     results["shapes"] = {
-        name: json.loads((PACKAGE / name / "config.json").read_text()) for name in present
+        name: json.loads((PACKAGE / name / "config.json").read_text()) for name in SHAPES
     }
     (PACKAGE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     page = Environment(

@@ -14,7 +14,7 @@ from penstock.workload import doctests
 
 SAMPLES = (
     'def read_lines(path):\n    """Return the lines of a file."""\n',
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
     "import unittest\n\nclass ListTest(unittest.TestCase):\n\n    def test_append(self):\n",
 )
 
@@ -92,7 +92,7 @@ def doctest_accuracy(
     model: LlamaForCausalLM, tokenizer: Tokenizer, per_grade: int, seed: int = 0
 ) -> dict[str, float]:
     """Share of held-out tasks answered right, by grade and over `all`; 4-shot and greedy."""
-    return accuracy(lambda prompts: greedy(model, tokenizer, prompts, 40), per_grade, seed)
+    return accuracy(lambda prompts: greedy(model, tokenizer, prompts, 32), per_grade, seed)
 
 
 def accuracy(
