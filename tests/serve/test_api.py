@@ -91,6 +91,14 @@ def test_a_character_cut_between_tokens_arrives_whole(fake: Server) -> None:
     assert not any("\ufffd" in piece for piece in texts)
 
 
+def test_a_character_that_never_ends_is_replaced(fake: Server) -> None:
+    ask = {"prompt": "日", "max_tokens": 5}
+    chunks = fake.events("/v1/completions", ask)[:-1]
+    streamed = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    plain = fake.post("/v1/completions", ask).body["choices"][0]["text"]
+    assert plain == streamed == "日\ufffd"
+
+
 def test_token_ids_as_prompt(fake: Server) -> None:
     for prompt in ([104, 105], [[104, 105]]):
         body = fake.post("/v1/completions", {"prompt": prompt, "max_tokens": 4}).body

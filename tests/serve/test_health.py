@@ -31,11 +31,16 @@ def test_a_stalled_engine_is_not_healthy(start_fake: StartFake, poison: int) -> 
         held = http_client.post_and_hold(server.address, TEXT, {"prompt": [65, poison]})
         assert health(server) == (200, None)
         server.eventually(lambda: health(server) == (503, "engine_stalled"), "503", 2)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:  # though a starved engine reports now and then
+            assert health(server) == (503, "engine_stalled")
+            time.sleep(0.05)
         refused = server.post(TEXT, OK)
         assert (refused.status, refused.body["error"]["code"]) == (503, "engine_stalled")
         if poison == HANG:
             held.close()
-            time.sleep(0.7)
+            server.eventually(lambda: server.metric("num_requests_open") == 0, "hung up")
+            time.sleep(0.1)
             assert health(server) == (503, "engine_stalled"), "it hangs still, asked or not"
 
 
