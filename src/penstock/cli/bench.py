@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 
 def bench(
+    context_: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -135,8 +136,7 @@ def bench(
     from penstock.record.slo import parse_slos
     from penstock.workload.lengths import parse_lengths
 
-    if rate is not None and trace is not None:
-        raise typer.BadParameter("choose one of them", param_hint="--rate and --trace")
+    _refuse_idle(context_, target, rate, trace, prompts)
     for option, path in (("--prompts", prompts), ("--trace", trace), ("--tokenizer", tokenizer)):
         if path is not None and not path.exists():
             raise typer.BadParameter(f"{path} does not exist", param_hint=option)
@@ -180,6 +180,36 @@ def bench(
         raise typer.Exit(130)
     if not any(point["completed"] for point in run.summary["points"]):
         raise typer.Exit(1)
+
+
+def _refuse_idle(
+    context: typer.Context,
+    target: str | None,
+    rate: str | None,
+    trace: Path | None,
+    prompts: Path | None,
+) -> None:
+    """Refuse what was given and would change nothing."""
+    if rate is not None and trace is not None:
+        raise typer.BadParameter("choose one of them", param_hint="--rate and --trace")
+    in_process = target is not None and target.startswith("engine:")
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+    for idle, why, names in (
+        (rate or trace, "belongs to a closed loop, without --rate or --trace", "concurrency think"),
+        (not trace, "belongs to a --trace", "speed limit"),
+        (trace, "is set by the trace (how much of it: --limit)", "requests input_len output_len"),
+        (prompts and prompts.suffix == ".jsonl", "is set by the file of --prompts", "input_len"),
+        (in_process, "belongs to a server, not to an engine in this process", "chat timeout"),
+        (in_process or not target, "belongs to the address of a server", "model api_key"),
+    ):
+        for name in names.split():
+            if idle and name in given:
+                option = "--" + name.replace("_", "-")
+                raise typer.BadParameter(f"this {why}; leave it out", param_hint=option)
 
 
 def _opening(

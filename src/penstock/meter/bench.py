@@ -197,6 +197,8 @@ def _notes(drive: Drive) -> Iterator[str]:
     closed = drive.plan.load.kind == "closed"
     if drive.stopped_by is not None and not (closed and "time limit" in drive.stopped_by):
         yield f"stopped by {drive.stopped_by}: {sent} of {asked} requests were sent"
+    if closed and asked < (slots := drive.plan.load.concurrency or 1):
+        yield f"{asked} requests cannot fill {slots} slots; give more --requests"
     cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in drive.records)
     if cut:
         yield f"{cut} requests were cut at the end and do not count as work"
