@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,7 +117,10 @@ async def bench(
         )
     if options.context is None and info.context is None:
         run.notes.append("the model's context is unknown, so no length was clipped; see --context")
-    _set_limits(run.points, info)
+    try:
+        _set_limits(run.points, info)
+    except (OSError, subprocess.SubprocessError) as error:
+        run.notes.append(f"this machine could not be measured, so limits are unknown: {error}")
     run.summary = summarise(run)
     return run
 
@@ -205,6 +209,12 @@ def _notes(drive: Drive) -> Iterator[str]:
     delays = [r.sent_ns - r.sched_ns for r in drive.records if r.sent_ns is not None]
     if delays and (late := float(np.quantile(delays, 0.99)) * 1e-6) > LATE_MS:
         yield f"one request in a hundred was sent {late:.0f} ms late or more: this client was busy"
+    short = sum(
+        (r.output_tokens or r.output_tokens_asked or 0) < (r.output_tokens_asked or 0)
+        for r in metrics.finished(drive.records)
+    )
+    if short:
+        yield f"{short} of {drive.done} answers are shorter than asked"
     for caveat, count in drive.caveats.items():
         yield f"{caveat} ({count} of {drive.done} answers)"
 
