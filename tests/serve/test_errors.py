@@ -44,6 +44,7 @@ WRONG = [
     (TEXT, {"top_k": -2}, "top_k", "invalid_value", "greater than or equal to -1"),
     (TEXT, {"seed": 2**63}, "seed", "invalid_value", "less than or equal"),
     (TEXT, {"stop": ["a"] * 5}, "stop", "invalid_value", "at most four"),
+    (TEXT, {"stop": "a" * 1001}, "stop", "invalid_value", "at most 1000 characters"),
     (TEXT, {"stop": ""}, "stop", "invalid_value", "empty"),
     (TEXT, {"stop_token_ids": [9999]}, "stop_token_ids", "invalid_value", "token id 9999"),
     (TEXT, {"stop_token_ids": [10**30]}, "stop_token_ids.0", "invalid_value", "less than or equal"),

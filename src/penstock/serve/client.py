@@ -45,9 +45,9 @@ class EngineDied(EngineError):
 class Generation:
     """The deltas of one accepted request, in order, as an async iterator.
 
-    The last delta has `finish_reason` set. Leaving early (`aclose`, leaving
-    the `async with`, cancellation inside it) aborts the request in the
-    engine. Raises `EngineDied` from the iterator if the engine process ends.
+    The last delta has `finish_reason` set. Leaving its `async with` early, by
+    cancellation too, aborts the request in the engine. Raises `EngineDied`
+    from the iterator if the engine process ends.
     """
 
     def __init__(self, client: EngineClient, request_id: str) -> None:

@@ -8,13 +8,14 @@ delays a step.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -62,19 +63,27 @@ def main(load: Load) -> None:
     socket.set_hwm(0)
     socket.connect(address)
     try:
-        engine = load(model, msgspec.json.decode(options, type=EngineOptions))
-        socket.send(messages.encode(Ready(engine.facts, engine.stats())))
-        _loop(engine, socket)
-    except (ValueError, OSError) as error:
-        # The checkpoint or an option is at fault, and the message says how.
-        socket.send(messages.encode(Fatal(str(error))))
-        sys.exit(1)
-    except Exception as error:
-        log.exception("The engine stopped")
-        socket.send(messages.encode(Fatal(f"{type(error).__name__}: {error}")))
-        sys.exit(1)
+        # A checkpoint or an option at fault says how in its message.
+        with _fatal(socket, plain=(ValueError, OSError)):
+            engine = load(model, msgspec.json.decode(options, type=EngineOptions))
+        with _fatal(socket, plain=()):
+            socket.send(messages.encode(Ready(engine.facts, engine.stats())))
+            _loop(engine, socket)
     finally:
         context.destroy(linger=2000)
+
+
+@contextlib.contextmanager
+def _fatal(socket: zmq.Socket[bytes], plain: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Tell the server of an exception, log it unless it is a `plain` one, and exit."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, plain) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, plain):
+            log.exception("The engine stopped")
+        socket.send(messages.encode(Fatal(reason)))
+        sys.exit(1)
 
 
 def _loop(engine: SteppedEngine, socket: zmq.Socket[bytes]) -> None:

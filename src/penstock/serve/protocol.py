@@ -61,6 +61,8 @@ def _checked(text: str) -> str:
 _MAX_COUNT = 2**31 - 1
 _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 _Text = Annotated[str, AfterValidator(_checked)]
+# Looking for the beginning of a stop string takes time with the square of its length.
+_Stop = Annotated[str, Field(max_length=1000), AfterValidator(_checked)]
 _TokenId = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 
 
@@ -87,7 +89,7 @@ class GenerateBody(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(0, ge=-1, le=_MAX_COUNT, description="0 or -1: all tokens")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: _Text | list[_Text] = Field([], description="at most 4 strings, none empty")
+    stop: _Stop | list[_Stop] = Field([], description="at most 4 strings, none empty")
     stop_token_ids: list[_TokenId] = Field([], max_length=64)
     ignore_eos: bool = False
     stream: bool = False

@@ -66,13 +66,10 @@ class Service:
 
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
         """Raise `ApiError` (400) unless all `ids` are in the vocabulary."""
-        size = self.engine.facts.vocab_size
-        for token in ids:
-            if token >= size:
-                raise errors.invalid(
-                    f"{param} holds the token id {token}; this model's ids end at {size - 1}.",
-                    param,
-                )
+        last = self.engine.facts.vocab_size - 1
+        if (highest := max(ids, default=0)) > last:
+            message = f"{param} holds the token id {highest}; this model's ids end at {last}."
+            raise errors.invalid(message, param)
 
     async def encode(self, text: str) -> list[int]:
         """Token ids of `text`; off the event loop when that may take long."""
