@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RMSNorm:
-    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in fp32 within."""
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, the mean taken in fp32."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self.weight = weight
@@ -24,6 +24,6 @@ class RMSNorm:
         if x.device.type != "cpu":
             return F.rms_norm(x, self.weight.shape, self.weight, self._eps)
         # F.rms_norm has no CPU kernel and takes twice as many operations.
-        y = x.float()
-        rms = torch.linalg.vector_norm(y, dim=-1, keepdim=True).hypot_(self._floor)
-        return (y * self.weight).div_(rms.div_(self._root)).to(x.dtype)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        rms = size.hypot_(self._floor).div_(self._root)
+        return torch.div(x, rms, out=torch.empty_like(x)).mul_(self.weight)
