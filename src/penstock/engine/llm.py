@@ -29,7 +29,7 @@ Prompt = str | list[int]
 
 @dataclass(slots=True)
 class Completion:
-    """One finished request. The token that stopped it is in `token_ids`, not in `text`."""
+    """One finished request. Special tokens are in `token_ids`, not in `text`."""
 
     text: str
     token_ids: list[int]
@@ -115,9 +115,9 @@ class LLM:
 
     def _completion(self, token_ids: list[int], last: Delta) -> Completion:
         assert last.finish_reason is not None
-        shown = token_ids[:-1] if last.finish_reason == "stop" else token_ids
+        text = self.tokenizer.stream(continues=True)
         return Completion(
-            text=self.tokenizer.decode(shown),
+            text=text.push(token_ids) + text.flush(),
             token_ids=token_ids,
             finish_reason=last.finish_reason,
             prompt_tokens=last.prompt_tokens,
@@ -178,16 +178,14 @@ class AsyncLLM:
                 loop.call_soon_threadsafe(_settle, accepted, None)
 
         self._do(submit)
-        text = self.tokenizer.stream()
+        text = self.tokenizer.stream(continues=True)
         finished = False
         try:
             await accepted
             while not finished:
                 delta = await queue.get()
                 finished = delta.finish_reason is not None
-                stopped = delta.finish_reason == "stop"
-                shown = delta.token_ids[:-1] if stopped else delta.token_ids
-                piece = text.push(shown) + (text.flush() if finished else "")
+                piece = text.push(delta.token_ids) + (text.flush() if finished else "")
                 yield TextDelta(
                     token_ids=delta.token_ids,
                     text=piece,
