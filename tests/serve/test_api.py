@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.serve.conftest import Server
+from tests.serve.conftest import REPO, Server
 from tests.serve.fake_engine import EOS
 
 PATHS = {"/v1/completions": "text_completion", "/v1/chat/completions": "chat.completion"}
@@ -167,6 +169,13 @@ def test_models(fake: Server) -> None:
     assert model["penstock"]["page_size"] == model["penstock"]["options"]["page_size"] == 16
     named = {"model": "bytes", "prompt": "a", "max_tokens": 1}
     assert fake.post("/v1/completions", named).status == 200
+
+
+def test_every_metric_is_documented(fake: Server) -> None:
+    page = (REPO / "docs" / "serving.md").read_text()
+    names = re.findall(r"^# TYPE penstock:(\w+)", fake.get("/metrics").body, re.MULTILINE)
+    assert len(names) > 10
+    assert [name for name in names if f"`{name}" not in page] == []
 
 
 def test_metrics_count_what_was_served(start_fake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,3 +85,27 @@ def test_the_model_is_described(server: Server) -> None:
     assert facts["options"]["kv_tokens"] == 2048
     assert facts["pages"] * facts["page_size"] == 2048
     assert facts["parameters"] > 1_000_000
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        ["--batching", "static", "--fill-wait", "0.3", "--no-chunked-prefill"],
+        ["--no-kv-cache", "--no-prefix-sharing", "--max-step-tokens", "2048"],
+    ],
+    ids=["static", "no cache"],
+)
+def test_the_baselines_say_the_same(
+    server: Server, start_embedded: StartEmbedded, switches: list[str]
+) -> None:
+    ask = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    expected = server.post(TEXT, ask).body["choices"]
+    with start_embedded("--dtype", "fp32", "--max-running", "4", *switches) as baseline:
+        started = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(lambda _: baseline.post(TEXT, ask), range(3)))
+        assert [answer.body["choices"] for answer in answers] == [expected] * 3
+        if "static" in switches:  # three wait for a fourth, which does not come
+            assert time.monotonic() - started >= 0.3
+            assert baseline.get("/health").status == 200
+        baseline.eventually(baseline.at_rest, "at rest")
