@@ -70,8 +70,8 @@ class GenerateResponse(Response):
     async def _serve(self, send: Send) -> str:
         """Send the answer and return the request's outcome."""
         async with await self._submit() as generation:
-            stop = self._body.stop_strings
-            coming = self._timed(pieces(generation, self._service.tokenizer, stop))
+            decoding = self._service.tokenizer.stream(continues=self._shape.continues)
+            coming = self._timed(pieces(generation, decoding, self._body.stop_strings))
             if self._body.stream:
                 return await self._send_stream(coming, send)
             return await self._send_whole(coming, send)

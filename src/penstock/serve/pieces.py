@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from penstock.engine.model.tokenizer import Tokenizer
+from penstock.engine.model.tokenizer import TextStream
 from penstock.engine.request import FinishReason
 from penstock.serve.client import EngineError, Generation
 from penstock.serve.stopping import StopStrings
@@ -23,7 +23,7 @@ class Piece:
 
 
 async def pieces(
-    generation: Generation, tokenizer: Tokenizer, stop: Sequence[str]
+    generation: Generation, decoding: TextStream, stop: Sequence[str]
 ) -> AsyncIterator[Piece]:
     """Yield the text of `generation`, cut before the first of the `stop` strings.
 
@@ -34,7 +34,6 @@ async def pieces(
 
     Raises `EngineError` if the engine failed at it.
     """
-    decoding = tokenizer.stream()
     stops = StopStrings(stop)
     output_tokens = 0
     async for delta in generation:

@@ -89,6 +89,7 @@ class Shape(Protocol):
 
     id_prefix: str
     prompt_field: str  # of the body: what the engine calls the prompt
+    continues: bool  # whether the text goes on from the prompt's
     whole_object: str
     chunk_object: str
 
@@ -106,6 +107,7 @@ class CompletionShape:
 
     id_prefix = "cmpl-"
     prompt_field = "prompt"
+    continues = True
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
@@ -123,6 +125,7 @@ class ChatShape:
 
     id_prefix = "chatcmpl-"
     prompt_field = "messages"
+    continues = False
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
