@@ -179,8 +179,11 @@ def test_full_queue_is_429_with_retry_after(start_fake: StartFake) -> None:
             assert answer.body["error"]["code"] == "queue_full"
         assert server.metric('requests_total{outcome="queue_full"}') == len(by_status[429])
         # A stream is refused with the same status, not with an event.
-        held = [http_client.post_and_hold(server.address, TEXT, body) for _ in range(3)]
-        server.eventually(lambda: server.metric("num_requests_open") == 3, "three held")
+        long = {"prompt": "abc", "max_tokens": 2000}
+        held = [http_client.post_and_hold(server.address, TEXT, long)]
+        server.eventually(lambda: server.metric("num_requests_running") == 1, "one runs")
+        held += [http_client.post_and_hold(server.address, TEXT, long) for _ in range(2)]
+        server.eventually(lambda: server.metric("num_requests_waiting") == 2, "two wait")
         refused = server.post(TEXT, body | {"stream": True})
         assert refused.status == 429
         for connection in held:
