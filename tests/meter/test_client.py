@@ -1,6 +1,7 @@
 """Over real sockets: right figures from well-behaved servers, named errors from the others."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -60,7 +61,7 @@ async def test_a_connection_that_went_stale_is_replaced():
     async with serving() as server:
         target = await HttpTarget.open(server.url)
         # As if the server had closed it just as the request was written.
-        target.client._idle[0]._transport.get_extra_info("socket").shutdown(2)
+        target.client._idle[0].link._socket.shutdown(socket.SHUT_RDWR)
         record, _ = await send(target)
         await target.close()
     assert record.outcome is Outcome.FINISHED

@@ -1,9 +1,9 @@
 """A streaming HTTP/1.1 client that stamps first and parses later.
 
 General HTTP clients parse between the socket and the clock, so that a busy
-client reports its own delay as the server's. Here `data_received` reads the
-clock before anything else happens, and the body is only kept, piece by piece
-with its stamp; whoever asked reads the pieces after the exchange is over.
+client reports its own delay as the server's. Here bytes come with the time of
+their arrival (see `link`), and the body is only kept, piece by piece with its
+stamp; whoever asked reads the pieces after the exchange is over.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from time import monotonic_ns
-from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from penstock import __version__
+from penstock.meter.link import Link, connect
 
 MAX_BODY = 256 * 2**20  # bytes of one response: an endless stream must end
 DONE_GRACE_S = 1.0  # after [DONE], how long a server may take to end the response
+CONNECT_S = 30.0
 
 
 class Exchange:
@@ -47,49 +48,49 @@ class Exchange:
         return b"".join(piece for _, piece in self.pieces)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection:
     """One keep-alive connection, carrying one exchange at a time."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.link: Link
         self.reusable = False  # between exchanges, with the connection still good
         self.silent = True  # no byte of the present response has come
+        self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
         self._over: asyncio.Future[None] | None = None
         self._size = 0
         self._stamp = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        self._transport.set_write_buffer_limits(high=0)  # resume_writing: all is with the kernel
-
     async def run(self, exchange: Exchange, request: bytes, timeout_s: float) -> None:
         """Send, and return when the response is over, whichever way."""
-        self._exchange, self._over = exchange, self.loop.create_future()
+        self._exchange, self._over = exchange, self._loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._until_close = True
         self._size = 0
         self.silent, self.reusable = True, False
-        timer = self.loop.call_later(timeout_s, self._fail, f"timeout: no end in {timeout_s:g} s")
+        timer = self._loop.call_later(timeout_s, self._fail, f"timeout: no end in {timeout_s:g} s")
         try:
-            self._transport.write(request)
-            if not self._transport.get_write_buffer_size():
-                exchange.sent_ns = monotonic_ns()
+            self.link.write(request)
             await self._over
         finally:
             timer.cancel()
             self._exchange = None
             if not self.reusable:
-                self._transport.abort()
+                self.link.close()
 
-    def resume_writing(self) -> None:
+    # Called by the link.
+
+    def sent(self, at_ns: int) -> None:
+        """See `Receiver`."""
         if self._exchange is not None and self._exchange.sent_ns is None:
-            self._exchange.sent_ns = monotonic_ns()
+            self._exchange.sent_ns = at_ns
 
-    def data_received(self, data: bytes) -> None:
-        self._stamp = monotonic_ns()
-        if self._exchange is None:  # a byte nobody asked for: do not reuse
-            self._transport.abort()
+    def received(self, data: bytes, at_ns: int) -> None:
+        """See `Receiver`."""
+        self._stamp = at_ns
+        if self._exchange is None:  # bytes nobody asked for: do not reuse
+            self.reusable = False
+            self.link.close()
             return
         self.silent = False
         try:
@@ -97,11 +98,12 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(f"malformed_http: {error}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         self.reusable = False
         self._stamp = monotonic_ns()
-        if exc is not None:
-            self._fail(f"reset: {exc}")
+        if error is not None:
+            self._fail(f"reset: {error}")
         elif self._exchange is not None and self._exchange.status and self._until_close:
             self._finish()
         else:
@@ -129,7 +131,7 @@ class _Connection(asyncio.Protocol):
             self._fail(f"too_large: more than {MAX_BODY:,} bytes")
         # A raw line break cannot stand inside JSON, so this is the real end mark.
         elif body.startswith(b"data: [DONE]") or b"\ndata: [DONE]" in body:
-            self.loop.call_later(DONE_GRACE_S, self._give_up_on_end, exchange)
+            self._loop.call_later(DONE_GRACE_S, self._give_up_on_end, exchange)
 
     def on_message_complete(self) -> None:
         if self._exchange is not None and (self._exchange.status or 0) >= 200:
@@ -172,6 +174,7 @@ class Client:
         self.prefix = parts.path.rstrip("/").removesuffix("/v1")
         self.tls = parts.scheme == "https"
         self.timeout_s = timeout_s
+        self.kernel_stamps = False  # whether the connections' arrivals are stamped by the kernel
         self._ssl = ssl.create_default_context() if self.tls else None
         self._idle: list[_Connection] = []
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -199,7 +202,7 @@ class Client:
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
-            self._idle.pop()._transport.close()
+            self._idle.pop().link.close()
 
     async def _run(self, request: bytes, exchange: Exchange) -> None:
         while True:
@@ -225,11 +228,11 @@ class Client:
         return None
 
     async def _connect(self, exchange: Exchange) -> _Connection | None:
-        loop = asyncio.get_running_loop()
+        connection = _Connection()
         try:
-            async with asyncio.timeout(min(self.timeout_s, 30)):
-                _, connection = await loop.create_connection(
-                    _Connection, self.host, self.port, ssl=self._ssl
+            async with asyncio.timeout(min(self.timeout_s, CONNECT_S)):
+                connection.link, self.kernel_stamps = await connect(
+                    self.host, self.port, self._ssl, connection
                 )
         except ssl.SSLError as error:
             exchange.error = f"tls: {error}"

@@ -165,6 +165,7 @@ class HttpTarget:
             "target_version": facts.get("version", "unknown"),
             "endpoint": f"{PATHS[self.endpoint]}, streamed",
             "sampling": "greedy" if "temperature" in self._extras else "the server's default",
+            "arrival_stamps": "the kernel's" if self.client.kernel_stamps else "the client's",
             "output_length": (
                 "forced (EOS ignored)"
                 if self.info.forces_length

@@ -45,6 +45,7 @@ class EngineTarget:
                 "target_version": __version__,
                 "endpoint": "none",
                 "sampling": "greedy",
+                "arrival_stamps": "the client's",
                 "output_length": "forced (EOS ignored)",
             },
         )
