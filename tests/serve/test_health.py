@@ -29,8 +29,7 @@ def test_a_stalled_engine_is_not_healthy(start_fake: StartFake, poison: int) -> 
         assert health(server) == (200, None), "idle is not stalled"
         assert server.post(TEXT, OK).status == 200
         held = http_client.post_and_hold(server.address, TEXT, {"prompt": [65, poison]})
-        assert health(server) == (200, None)
-        server.eventually(lambda: health(server) == (503, "engine_stalled"), "503", 2)
+        server.eventually(lambda: health(server) == (503, "engine_stalled"), "503")
         until = time.monotonic() + 1.5
         while time.monotonic() < until:  # though a starved engine reports now and then
             assert health(server) == (503, "engine_stalled")
@@ -45,9 +44,9 @@ def test_a_stalled_engine_is_not_healthy(start_fake: StartFake, poison: int) -> 
 
 
 def test_slow_steps_are_progress(start_fake: StartFake) -> None:
-    with start_fake(server={"stall_after_s": 0.3}, step_s=0.15) as server:
+    with start_fake(server={"stall_after_s": 1.0}, step_s=0.4) as server:
         held = http_client.post_and_hold(server.address, TEXT, {"prompt": "abc", "max_tokens": 99})
-        until = time.monotonic() + 1.5
+        until = time.monotonic() + 2.5
         while time.monotonic() < until:
             assert health(server) == (200, None)
             time.sleep(0.02)

@@ -61,7 +61,7 @@ def test_a_signal_stops_cleanly(
 
 def test_draining_finishes_what_runs_and_takes_nothing_new(start_fake: StartFake) -> None:
     with start_fake(server={"drain_s": 30}, step_s=0.01) as server, ThreadPoolExecutor(2) as pool:
-        body = {"prompt": "abc", "max_tokens": 150}
+        body = {"prompt": "abc", "max_tokens": 250}
         running = pool.submit(server.post, TEXT, body)
         server.eventually(lambda: server.metric("num_requests_running") == 1, "it runs")
         server.process.send_signal(signal.SIGTERM)
@@ -69,7 +69,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(start_fake: StartFake
         refused = server.post(TEXT, body)
         assert (refused.status, refused.body["error"]["code"]) == (503, "draining")
         answer = running.result(timeout=10)
-        assert answer.body["usage"]["completion_tokens"] == 150
+        assert answer.body["usage"]["completion_tokens"] == 250
         assert server.process.wait(timeout=10) == 0
 
 
