@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from time import monotonic_ns
 from urllib.parse import urlsplit
 
 import httptools
 
 from penstock import __version__
-from penstock.meter.link import Link, connect
+from penstock.meter.link import Address, Link, connect_plain, connect_tls, resolve
 
 MAX_BODY = 256 * 2**20  # bytes of one response: an endless stream must end
 DONE_GRACE_S = 1.0  # after [DONE], how long a server may take to end the response
@@ -176,6 +177,7 @@ class Client:
         self.timeout_s = timeout_s
         self.kernel_stamps = False  # whether the connections' arrivals are stamped by the kernel
         self._ssl = ssl.create_default_context() if self.tls else None
+        self._addresses: Sequence[Address] = ()
         self._idle: list[_Connection] = []
         host = f"[{self.host}]" if ":" in self.host else self.host
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
@@ -231,9 +233,14 @@ class Client:
         connection = _Connection()
         try:
             async with asyncio.timeout(min(self.timeout_s, CONNECT_S)):
-                connection.link, self.kernel_stamps = await connect(
-                    self.host, self.port, self._ssl, connection
-                )
+                if self._ssl is not None:
+                    connection.link = await connect_tls(self.host, self.port, self._ssl, connection)
+                else:
+                    # Asked once: a look-up for each of a thousand connections takes its time.
+                    self._addresses = self._addresses or await resolve(self.host, self.port)
+                    connection.link, self.kernel_stamps = await connect_plain(
+                        self._addresses, connection
+                    )
         except ssl.SSLError as error:
             exchange.error = f"tls: {error}"
         except TimeoutError:

@@ -12,8 +12,9 @@ import socket
 import ssl
 import struct
 import sys
+from collections.abc import Sequence
 from time import monotonic_ns, time_ns
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 _RECEIVE = 2**16
 _SO_TIMESTAMPNS = 35 if sys.platform == "linux" else None  # asm-generic/socket.h
@@ -147,40 +148,38 @@ class TlsLink(asyncio.Protocol):
         self._receiver.lost(exc)
 
 
-async def connect(
-    host: str, port: int, context: ssl.SSLContext | None, receiver: Receiver
-) -> tuple[Link, bool]:
-    """Open a link; also whether the kernel stamps its arrivals.
+Address = tuple[Any, Any, int, str, Any]  # an entry of `getaddrinfo`
 
-    Raises `OSError`, of which `ssl.SSLError` is one.
-    """
+
+async def resolve(host: str, port: int) -> Sequence[Address]:
+    """Addresses of a host, to be tried in order. Raises `OSError`."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def connect_plain(addresses: Sequence[Address], receiver: Receiver) -> tuple[Link, bool]:
+    """Open a TCP link; also whether the kernel stamps its arrivals. Raises `OSError`."""
     loop = asyncio.get_running_loop()
-    if context is not None:
-        _, link = await loop.create_connection(lambda: TlsLink(receiver), host, port, ssl=context)
-        return link, False
-    sock = await _connected(host, port)
-    return PlainLink(sock, receiver), _stamp(sock)
-
-
-async def _connected(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM
-    ):
+    failure = OSError("the host has no address")
+    for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         try:
             await loop.sock_connect(sock, address)
+            return PlainLink(sock, receiver), _stamp(sock)
         except OSError as error:
             failure = error
             sock.close()
         except BaseException:
             sock.close()
             raise
-        else:
-            return sock
-    raise failure or OSError(f"{host} has no address")
+    raise failure
+
+
+async def connect_tls(host: str, port: int, context: ssl.SSLContext, receiver: Receiver) -> Link:
+    """Open a TLS link. Raises `OSError`, of which `ssl.SSLError` is one."""
+    loop = asyncio.get_running_loop()
+    _, link = await loop.create_connection(lambda: TlsLink(receiver), host, port, ssl=context)
+    return link
 
 
 def _stamp(sock: socket.socket) -> bool:
