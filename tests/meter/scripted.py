@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import AsyncIterator
@@ -49,9 +50,12 @@ class ScriptedServer:
         self.connections = 0
         self.url = ""
 
-    async def start(self) -> asyncio.Server:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=2048)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async def start(self, context: ssl.SSLContext | None = None) -> asyncio.Server:
+        server = await asyncio.start_server(
+            self._connection, "127.0.0.1", 0, backlog=2048, ssl=context
+        )
+        scheme = "https" if context else "http"
+        self.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return server
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,9 +218,11 @@ class ScriptedServer:
 
 
 @contextlib.asynccontextmanager
-async def serving(**script: object) -> AsyncIterator[ScriptedServer]:
+async def serving(
+    context: ssl.SSLContext | None = None, **script: object
+) -> AsyncIterator[ScriptedServer]:
     scripted = ScriptedServer(Script(**script))
-    server = await scripted.start()
+    server = await scripted.start(context)
     try:
         yield scripted
     finally:

@@ -1,7 +1,10 @@
 """Over real sockets: right figures from well-behaved servers, named errors from the others."""
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 
 import pytest
 
@@ -224,6 +227,38 @@ async def test_tls_that_is_none_is_named():
     with pytest.raises(TargetError, match="tls: "):
         await HttpTarget.open(f"https://127.0.0.1:{port}")
     server.close()
+
+
+@pytest.fixture
+def certificate(tmp_path, monkeypatch):
+    """A server's TLS context whose certificate this process trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
+         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    return context
+
+
+async def test_over_tls_the_clients_clock_stamps_and_says_so(certificate):
+    async with serving(certificate) as server:
+        target = await HttpTarget.open(server.url)
+        record, _ = await send(target, content="x" * 1_000_000)
+        again, _ = await send(target)
+        await target.close()
+    for r in (record, again):
+        assert r.outcome is Outcome.FINISHED
+        assert r.event_tokens == [1] * 8
+        assert r.sent_ns < r.first_ns
+    assert server.connections == 1
+    assert target.info.conditions["arrival_stamps"] == "the client's"
 
 
 async def test_the_api_key_is_a_bearer_token():
