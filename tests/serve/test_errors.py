@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 
+from penstock.serve.connection import MAX_BODY
 from penstock.serve.protocol import NOT_SERVED, ChatBody, CompletionBody
 from tests.serve import http_client
 from tests.serve.conftest import Server, StartFake
@@ -143,6 +148,27 @@ def test_bodies_that_are_no_request(fake: Server, body: bytes, code: str | None)
     answer = fake.post(TEXT, body)
     assert answer.status == 400, answer.body
     assert answer.body["error"]["code"] == code
+
+
+@pytest.mark.parametrize("size", [MAX_BODY + (1 << 20), 20 * MAX_BODY])
+def test_a_huge_body_is_refused_before_it_is_in_memory(fake: Server, size: int) -> None:
+    memory = psutil.Process(fake.process.pid).memory_info().rss
+    head = f"POST {TEXT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(fake.address, timeout=20) as connection:
+        connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        with contextlib.suppress(OSError):  # it may hang up on us
+            for _ in range(size >> 20):
+                connection.sendall(b" " * (1 << 20))
+                if select.select([connection], [], [], 0)[0]:
+                    break
+        answer = b""
+        while not answer.endswith(b"}}"):
+            answer += connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"16,777,216 bytes" in answer
+    grown = psutil.Process(fake.process.pid).memory_info().rss - memory
+    assert grown < 3 * MAX_BODY
+    assert fake.post(TEXT, BODIES[TEXT]).status == 200
 
 
 def test_other_errors_have_the_same_shape(fake: Server) -> None:

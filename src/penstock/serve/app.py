@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from penstock import __version__
 from penstock.engine.request import SamplingParams
 from penstock.serve import errors, metrics
+from penstock.serve.connection import BodyLimit
 from penstock.serve.errors import ApiError, ErrorBody
 from penstock.serve.generate import GenerateResponse
 from penstock.serve.protocol import FIELDS, BadParameter, ChatBody, CompletionBody, GenerateBody
@@ -23,6 +24,7 @@ from penstock.serve.service import Service
 def create_app(service: Service) -> FastAPI:
     """Return the application that serves `service`."""
     app = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit)
     for kind in (*errors.ANSWERED, BadParameter, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
 
@@ -98,7 +100,7 @@ def _api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():
-            # The router's own: no such path, or not with this method.
+            # The router's (no such path, or not with this method) or BodyLimit's.
             body = ErrorBody(str(error.detail), "invalid_request_error", None, None)
             return ApiError(error.status_code, body, dict(error.headers or {}))
         case _:
