@@ -20,7 +20,7 @@ from penstock.meter.target import Target, TargetInfo
 from penstock.predict import hardware
 from penstock.predict.limit import limit_for
 from penstock.record import metrics
-from penstock.record.record import Outcome, Record
+from penstock.record.record import Outcome
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.slo import Slo
 from penstock.record.summary import summarise
@@ -171,25 +171,25 @@ def _point(drive: Drive, info: TargetInfo) -> Point:
         stop_ns=drive.stop_ns,
         end_ns=drive.end_ns,
         warmup=plan.warmup,
-        conditions={**info.conditions, **plan.conditions, **_seen(records, info)},
+        conditions={**info.conditions, **plan.conditions, **_seen(drive, info)},
         notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
         records=records,
     )
 
 
-def _seen(records: Sequence[Record], info: TargetInfo) -> dict[str, Condition]:
+def _seen(drive: Drive, info: TargetInfo) -> dict[str, Condition]:
     """Conditions that only the run itself could show."""
-    done = metrics.finished(records)
+    done = metrics.finished(drive.records)
     prompt = [r.prompt_tokens for r in done if r.prompt_tokens is not None]
     output = [r.output_tokens for r in done if r.output_tokens is not None]
     cached = [r.cached_tokens for r in done if r.cached_tokens is not None]
-    late = [(r.sent_ns - r.sched_ns) * 1e-6 for r in records if r.sent_ns is not None]
+    late_ms = _late_ms(drive)
     share = f"{sum(cached) / max(sum(prompt), 1):.1%} of prompt tokens were found in the cache"
     return {
         "prompt_tokens_mean": round(float(np.mean(prompt)), 1) if prompt else "unknown",
         "output_tokens_mean": round(float(np.mean(output)), 1) if output else "unknown",
         "cache": share if cached else "unknown",
-        "send_delay_p99_ms": round(float(np.quantile(late, 0.99)), 3) if late else "unknown",
+        "send_delay_p99_ms": "unknown" if late_ms is None else round(late_ms, 3),
         "repeats": 1,
         "client": f"penstock {__version__}, one process"
         + (" on the same machine" if info.local else f" on {describe()}"),
@@ -206,9 +206,11 @@ def _notes(drive: Drive) -> Iterator[str]:
     cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in drive.records)
     if cut:
         yield f"{cut} requests were cut at the end and do not count as work"
-    delays = [r.sent_ns - r.sched_ns for r in drive.records if r.sent_ns is not None]
-    if delays and (late := float(np.quantile(delays, 0.99)) * 1e-6) > LATE_MS:
-        yield f"one request in a hundred was sent {late:.0f} ms late or more: this client was busy"
+    if (late_ms := _late_ms(drive) or 0.0) > LATE_MS:
+        yield (
+            f"one request in a hundred was sent {late_ms:.0f} ms late or more: "
+            "this client was busy, or slow to connect"
+        )
     short = sum(
         (r.output_tokens or r.output_tokens_asked or 0) < (r.output_tokens_asked or 0)
         for r in metrics.finished(drive.records)
@@ -217,6 +219,13 @@ def _notes(drive: Drive) -> Iterator[str]:
         yield f"{short} of {drive.done} answers are shorter than asked"
     for caveat, count in drive.caveats.items():
         yield f"{caveat} ({count} of {drive.done} answers)"
+
+
+def _late_ms(drive: Drive) -> float | None:
+    """How long after their time requests were sent, warm-up apart: 99th percentile."""
+    measured = drive.records[drive.plan.warmup :]
+    late = [r.sent_ns - r.sched_ns for r in measured if r.sent_ns is not None]
+    return float(np.quantile(late, 0.99)) * 1e-6 if late else None
 
 
 def _set_limits(points: Sequence[Point], info: TargetInfo) -> None:
