@@ -17,11 +17,10 @@ import torch
 import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from embedded import measure, tokenizer
+from embedded import checkpoint, measure, tokenizer
 from embedded.shapes import CONTEXT, SHAPES
 from penstock import models
 from penstock.workload import stdlib
@@ -36,19 +35,18 @@ CHECK_MODULE, CHECK_TOKENS = "json", 1000
 console = Console()
 
 
-def export(work: Path, name: str) -> None:
-    """Write one checkpoint in HF layout, weights in bf16."""
+def export(work: Path, name: str) -> dict[str, Any]:
+    """Write one checkpoint in HF layout, weights in bf16; gives back its training state."""
     folder = PACKAGE / name
     folder.mkdir(exist_ok=True)
-    model = LlamaForCausalLM(SHAPES[name])
-    model.load_state_dict(load_file(work / name / "model.safetensors"), strict=False)
-    model.tie_weights()
+    model, _, state = checkpoint.load(work / name)
     model.config.use_cache = True
     generation = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "do_sample": False}
     model.generation_config = GenerationConfig.from_dict(generation)
     model.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
     tokenizer.save(Tokenizer.from_file(str(work / "tokenizer.json")), folder, CONTEXT)
+    return state
 
 
 def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +108,7 @@ def main(
         "models": {},
     }
     for name in SHAPES:
-        export(work, name)
-        state = json.loads((work / name / "state.json").read_text())
-        results["models"][name] = figures(name, state)
+        results["models"][name] = figures(name, export(work, name))
         console.print(f"{name}: {results['models'][name]['doctests']}")
     rows_read = results["models"][MAIN]["training"]["rows"]
     results["shares"] = {

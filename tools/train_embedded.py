@@ -4,25 +4,24 @@
     python tools/train_embedded.py embedded-draft --minutes 15 --teacher checkpoints/embedded
 
 Continues from the last checkpoint in the work folder. SIGUSR1 begins the
-cool-down now; Ctrl-C stops and keeps what there is.
+cool-down now; Ctrl-C stops and keeps what there is. Beside other work set
+OMP_WAIT_POLICY=passive: threads that spin for a delayed one halve the speed.
 """
 
-import json
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 import typer
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from embedded import corpus, tokenizer
+from embedded import checkpoint, corpus, tokenizer
 from embedded.corpus import Corpus
 from embedded.schedule import Schedule
 from embedded.shapes import SHAPES
@@ -100,17 +99,6 @@ def loss_of(model: LlamaForCausalLM, batch: Tensor, teacher: LlamaForCausalLM | 
     return 0.5 * loss + 0.5 * F.cross_entropy(logits.float(), soft)
 
 
-def save(
-    folder: Path, model: LlamaForCausalLM, optimizers: Optimizers, state: dict[str, Any]
-) -> None:
-    """Write a checkpoint; the state goes last and names a complete set of tensors."""
-    tensors = {name: value.detach() for name, value in model.named_parameters()}
-    for part, values in {"model": tensors, "optimizer": optimizers.tensors()}.items():
-        save_file(values, folder / f"{part}.tmp")
-        (folder / f"{part}.tmp").rename(folder / f"{part}.safetensors")
-    (folder / "state.json").write_text(json.dumps(state, indent=2))
-
-
 def own_tokenizer(folder: Path, texts: dict[str, list[str]]) -> Tokenizer:
     """The tokenizer in `folder`, trained first if there is none."""
     path = folder / "tokenizer.json"
@@ -125,7 +113,7 @@ def main(
     shape: Annotated[str, typer.Argument(help=" or ".join(SHAPES))] = "embedded",
     minutes: Annotated[float, typer.Option(help="budget in minutes of stepping")] = 90,
     work: Annotated[Path, typer.Option(help="where checkpoints go")] = Path("checkpoints"),
-    teacher: Annotated[Path | None, typer.Option(help="folder of a model to learn from")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="checkpoint to learn from")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads, 0 for all")] = 0,
 ) -> None:
     if shape not in SHAPES:
@@ -141,24 +129,25 @@ def main(
     counts = {source: f"{len(ids):,}" for source, ids in data.tokens.items()}
     console.print(f"corpus in tokens: {counts}")
 
-    model = LlamaForCausalLM(SHAPES[shape])
-    optimizers = Optimizers(model)
     schedule = Schedule(seconds=60 * minutes)
     if (folder / "state.json").exists():
-        state = json.loads((folder / "state.json").read_text())
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-        optimizers.restore(load_file(folder / "optimizer.safetensors"))
+        model, moments, state = checkpoint.load(folder)
+        optimizers = Optimizers(model)
+        optimizers.restore(moments)
         schedule = Schedule(**state["schedule"] | {"seconds": 60 * minutes})
         data.taken = state["taken"]
         console.print(f"continuing after {schedule.tokens:,} tokens")
-    guide = LlamaForCausalLM.from_pretrained(teacher) if teacher else None
+    else:
+        model = LlamaForCausalLM(SHAPES[shape])
+        optimizers = Optimizers(model)
+    guide = checkpoint.load(teacher)[0] if teacher else None
     signal.signal(signal.SIGUSR1, lambda *_: schedule.cool_down())
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell has SIGINT ignored
         signal.signal(stop, signal.default_int_handler)
 
-    def checkpoint() -> None:
+    def save() -> None:
         state = {"shape": shape, "schedule": schedule.state(), "taken": data.taken}
-        save(folder, model, optimizers, state)
+        checkpoint.save(folder, model, optimizers.tensors(), state)
 
     recent, saved, steps = 0.0, time.monotonic(), 0
     try:
@@ -181,11 +170,11 @@ def main(
                     f"loss {recent:.3f}  rate {schedule.rate:.2f}  {speed:,.0f} tokens/s"
                 )
             if time.monotonic() - saved > SAVE_EVERY_S:
-                checkpoint()
+                save()
                 saved = time.monotonic()
     except KeyboardInterrupt:
         console.print("stopped")
-    checkpoint()
+    save()
     console.print(f"{schedule.tokens:,} tokens in {schedule.elapsed / 60:.1f} min: {folder}")
 
 
