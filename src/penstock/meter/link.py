@@ -102,16 +102,15 @@ class PlainLink:
         except OSError as error:
             self._lose(error)
             return
-        now_ns = monotonic_ns()
+        at_ns = monotonic_ns()
         if not data:
             self._lose(None)
             return
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
                 seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-                # The kernel stamps in wall time: what matters is how long ago.
-                now_ns -= max(0, time_ns() - (seconds * 10**9 + nanoseconds))
-        self._receiver.received(data, now_ns)
+                at_ns = min(at_ns, _monotonic(seconds * 10**9 + nanoseconds))
+        self._receiver.received(data, at_ns)
 
     def _lose(self, error: Exception | None) -> None:
         self.close()
@@ -180,6 +179,18 @@ async def connect_tls(host: str, port: int, context: ssl.SSLContext, receiver: R
     loop = asyncio.get_running_loop()
     _, link = await loop.create_connection(lambda: TlsLink(receiver), host, port, ssl=context)
     return link
+
+
+def _monotonic(wall_ns: int) -> int:
+    """A moment of the wall clock, in which the kernel stamps, on the monotonic one."""
+    for _ in range(5):
+        before = monotonic_ns()
+        now = time_ns()
+        after = monotonic_ns()
+        # Else we were interrupted between the readings, and they do not belong together.
+        if after - before < 5_000:
+            break
+    return (before + after) // 2 - (now - wall_ns)
 
 
 def _stamp(sock: socket.socket) -> bool:
