@@ -88,12 +88,11 @@ class Engine:
         checkpoint or which option cannot be met.
         """
         options = options or EngineOptions()
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
         directory = models.path(model)
         config = ModelConfig.load(directory)
         dtype = facts.choose_dtype(options, config)
         decoder = loader.load_weights(config, directory, dtype, options.device)
+        torch.set_num_threads(facts.choose_threads(options, decoder))
         return cls(decoder, facts.gather(model, decoder, options), options)
 
     @property

@@ -12,6 +12,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `kv_tokens` is the size of the KV pool in tokens; None takes
     `max_running` x the model's context, at most a quarter of the free memory.
+    `threads` None takes one for a small model and every core for others.
     """
 
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
