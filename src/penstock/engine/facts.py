@@ -36,7 +36,7 @@ def choose_threads(options: EngineOptions, decoder: Decoder) -> int:
     if decoder.embedding.device.type == "cpu" and loader.weight_bytes(decoder) > (
         SINGLE_THREAD_BYTES
     ):
-        return os.cpu_count() or 1
+        return len(os.sched_getaffinity(0))
     return 1
 
 
