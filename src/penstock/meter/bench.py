@@ -136,12 +136,17 @@ async def _source(target: Target, options: Options, tokenizer: Tokenizer | None)
         tokens = await target.count_prompt(sample) or 0
         if len(sample) / 12 < tokens < len(sample):  # else that count is not to be believed
             prompts.characters_per_token = len(sample) / tokens
+    context = options.context or target.info.context
+    if context is not None and tokenizer is not None:
+        # What a chat template adds to every prompt must fit as well.
+        bare = len(tokenizer.encode("a").ids)
+        context -= max(0, (await target.count_prompt("a") or bare) - bare)
     return Source(
         prompts=prompts,
         input_len=options.input_len,
         output_len=options.output_len,
         seed=options.seed,
-        context=options.context or target.info.context,
+        context=context,
     )
 
 
