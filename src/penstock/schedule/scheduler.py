@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Literal
 
+from penstock.schedule.calendar import Calendar
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.schedule.policy import Policy
 from penstock.schedule.pool import Pool
-from penstock.schedule.prefix import ROOT, PrefixIndex
+from penstock.schedule.prefix import PrefixIndex
 from penstock.schedule.sequence import STILL, Clock, Sequence, State, no_keys
+from penstock.schedule.sharing import Sharing
 
 Reason = Literal["stop", "length", "abort", "error"]
 
@@ -82,6 +84,7 @@ class Scheduler:
         self.policy = policy
         self.page_size = page_size
         self.pool = Pool(pages, PrefixIndex())
+        self._sharing = Sharing(self.pool, page_size)
         self.ended: list[Ended] = []
         self.preemptions = 0
 
@@ -92,12 +95,11 @@ class Scheduler:
         self._prefills: dict[Sequence, None] = {}
         self._decodes: dict[Sequence, None] = {}
         self._clock = Clock()
-        self._calendar: list[tuple[tuple[int, int], Sequence]] = []  # heap; may hold stale entries
+        self._calendar = Calendar()
         self._due: list[Sequence] = []  # decodes whose pages are full
         self._aborted: set[Hashable] = set()
         self._plan: StepPlan | None = None
         self._serial = 0
-        self._events = 0
         self._departures = 0  # how often pages or a seat came free
         self._blocked: tuple[Sequence, int] | None = None  # head of the queue, departures seen
         self._batch = 0  # static: rows of the batch in progress
@@ -212,7 +214,7 @@ class Scheduler:
         if self.policy.batching == "static":
             plan.padding = self._batch - self.running
         if not plan.chunks:
-            plan.steps = max(1, min(limit, self._next_event() - self._clock.tick))
+            plan.steps = max(1, min(limit, self._calendar.next_tick() - self._clock.tick))
         self._plan = plan
         return plan
 
@@ -276,7 +278,7 @@ class Scheduler:
         for sequence in sorted(due, key=lambda s: s.order):
             if sequence.state is not State.DECODE:
                 continue
-            self._index_filled(sequence, sequence.computed)
+            self._sharing.publish(sequence, sequence.computed)
             while not self.pool.available and sequence.state is State.DECODE:
                 self._preempt(self._youngest(), plan)
             if sequence.state is State.DECODE:
@@ -286,7 +288,7 @@ class Scheduler:
 
     def _advance(self, sequence: Sequence, budget: int, plan: StepPlan) -> int:
         """Plan the next chunk of a prefill; return the tokens it takes."""
-        self._adopt(sequence)
+        self._sharing.adopt(sequence)
         start, end = sequence.computed, sequence.target
         if self.policy.kv_cache:  # without a cache every step takes everything
             if self.policy.chunked_prefill:
@@ -310,7 +312,7 @@ class Scheduler:
             self._preempt(victim, plan)
         sequence.pages += self.pool.take(self._pages_for(end) - len(sequence.pages))
         plan.chunks.append(Chunk(sequence, start, end))
-        self._index_filled(sequence, end)
+        self._sharing.publish(sequence, end)
         return end - start
 
     def _chunk_end(self, sequence: Sequence, end: int) -> int:
@@ -320,49 +322,6 @@ class Scheduler:
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
-
-    # Sharing
-
-    def _adopt(self, sequence: Sequence) -> None:
-        """Take over pages that others have computed, or compute in this plan.
-
-        The last known token is always computed, since its logits are wanted.
-        """
-        while (
-            sequence.indexed == len(sequence.pages)
-            and sequence.computed == sequence.indexed * self.page_size
-            and sequence.computed + self.page_size < sequence.target
-        ):
-            page = self._next_indexed(sequence)
-            if page is None:
-                return
-            self.pool.share(page)
-            sequence.pages.append(page)
-            sequence.indexed += 1
-            sequence.computed += self.page_size
-            if not sequence.preemptions:
-                sequence.cached += self.page_size
-
-    def _next_indexed(self, sequence: Sequence) -> int | None:
-        key = sequence.keys(sequence.indexed)
-        parent = sequence.pages[sequence.indexed - 1] if sequence.indexed else ROOT
-        return None if key is None else self.pool.index.find(parent, key)
-
-    def _index_filled(self, sequence: Sequence, computed: int) -> None:
-        """Index the sequence's own pages that `computed` tokens fill."""
-        while sequence.indexed < computed // self.page_size:
-            key = sequence.keys(sequence.indexed)
-            if key is None:
-                return
-            if self._next_indexed(sequence) is not None:
-                # Another sequence filled the same page first. What follows
-                # would hang below a page that this sequence does not hold, so
-                # it stays private from here on.
-                sequence.keys = no_keys
-                return
-            parent = sequence.pages[sequence.indexed - 1] if sequence.indexed else ROOT
-            self.pool.index.insert(parent, key, sequence.pages[sequence.indexed])
-            sequence.indexed += 1
 
     # Admission
 
@@ -405,22 +364,11 @@ class Scheduler:
             if policy.admit == "chunk":
                 known = min(known, policy.max_step_tokens)
             owed = sum(self._pages_for(s.target) - len(s.pages) for s in running)
-            need = self._pages_for(known) - self._found_held(sequence)
+            need = self._pages_for(known) - self._sharing.held_by_others(sequence)
         if self.pool.available - owed - need < int(policy.reserve * self.pool.total):
             self._blocked = (sequence, self._departures)
             return False
         return True
-
-    def _found_held(self, sequence: Sequence) -> int:
-        """Count pages of the prompt that running sequences hold: adopting them takes none."""
-        parent, count = ROOT, 0
-        for i in range((sequence.target - 1) // self.page_size):
-            key = sequence.keys(i)
-            page = None if key is None else self.pool.index.find(parent, key)
-            if page is None or not self.pool.is_held(page):
-                break
-            parent, count = page, count + 1
-        return count
 
     def _head(self) -> Sequence:
         while self._waiting[0][1].state is not State.WAITING:
@@ -455,28 +403,15 @@ class Scheduler:
             len(sequence.pages) * self.page_size - sequence.computed,
             sequence.limit - sequence.length,
         )
-        self._events += 1
-        sequence.event = (self._clock.tick + steps, self._events)
-        heappush(self._calendar, (sequence.event, sequence))
-
-    def _next_event(self) -> int:
-        while self._calendar[0][0] is not self._calendar[0][1].event:
-            heappop(self._calendar)
-        return self._calendar[0][0][0]
+        self._calendar.note(sequence, self._clock.tick + steps)
 
     def _turn_calendar(self) -> None:
         """End what reached its limit; put aside what needs a page before the next step."""
-        while self._calendar and self._calendar[0][0][0] <= self._clock.tick:
-            entry, sequence = heappop(self._calendar)
-            if entry is not sequence.event:
-                continue
-            sequence.event = None
+        for sequence in self._calendar.turn(self._clock.tick):
             if sequence.length >= sequence.limit:
                 self._end(sequence, "length")
             else:
                 self._due.append(sequence)
-        if not self._decodes:
-            self._calendar.clear()
 
     def _youngest(self) -> Sequence:
         return max((*self._prefills, *self._decodes), key=lambda s: s.order)
@@ -504,11 +439,11 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         """Vacate the seat and release the pages, keeping what others may reuse."""
-        self._index_filled(sequence, sequence.computed)
+        self._sharing.publish(sequence, sequence.computed)
         sequence.target = sequence.length
         self._prefills.pop(sequence, None)
         self._decodes.pop(sequence, None)
-        sequence.event = None
+        self._calendar.cancel(sequence)
         sequence.follow(STILL)
         sequence.computed = 0
         self.pool.release(sequence.pages)

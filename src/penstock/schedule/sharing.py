@@ -1,0 +1,74 @@
+"""How a sequence takes over pages that others computed, and offers its own."""
+
+from __future__ import annotations
+
+from penstock.schedule.pool import Pool
+from penstock.schedule.prefix import ROOT
+from penstock.schedule.sequence import Sequence, no_keys
+
+
+class Sharing:
+    """Moves sequences along the prefix tree, page by page.
+
+    The first `indexed` pages of a sequence are a path from the root, and it
+    holds every one of them.
+    """
+
+    def __init__(self, pool: Pool, page_size: int) -> None:
+        self.pool = pool
+        self.page_size = page_size
+
+    def adopt(self, sequence: Sequence) -> None:
+        """Take over pages that others have computed, or compute in this plan.
+
+        The last known token is always computed, since its logits are wanted.
+        """
+        while (
+            sequence.indexed == len(sequence.pages)
+            and sequence.computed == sequence.indexed * self.page_size
+            and sequence.computed + self.page_size < sequence.target
+        ):
+            page = self._next(sequence)
+            if page is None:
+                return
+            self.pool.share(page)
+            sequence.pages.append(page)
+            sequence.indexed += 1
+            sequence.computed += self.page_size
+            if not sequence.preemptions:
+                sequence.cached += self.page_size
+
+    def publish(self, sequence: Sequence, computed: int) -> None:
+        """Index the sequence's own pages that `computed` tokens fill."""
+        while sequence.indexed < computed // self.page_size:
+            key = sequence.keys(sequence.indexed)
+            if key is None:
+                return
+            if self._next(sequence) is not None:
+                # Another sequence filled the same page first. What follows
+                # would hang below a page that this sequence does not hold, so
+                # it stays private from here on.
+                sequence.keys = no_keys
+                return
+            page = sequence.pages[sequence.indexed]
+            self.pool.index.insert(self._parent(sequence), key, page)
+            sequence.indexed += 1
+
+    def held_by_others(self, sequence: Sequence) -> int:
+        """Count the pages of a waiting sequence that running ones hold: adopting takes none."""
+        parent, count = ROOT, 0
+        for i in range((sequence.target - 1) // self.page_size):
+            key = sequence.keys(i)
+            page = None if key is None else self.pool.index.find(parent, key)
+            if page is None or not self.pool.is_held(page):
+                break
+            parent, count = page, count + 1
+        return count
+
+    def _next(self, sequence: Sequence) -> int | None:
+        """The indexed page that follows the sequence's indexed ones, if there is one."""
+        key = sequence.keys(sequence.indexed)
+        return None if key is None else self.pool.index.find(self._parent(sequence), key)
+
+    def _parent(self, sequence: Sequence) -> int:
+        return sequence.pages[sequence.indexed - 1] if sequence.indexed else ROOT
