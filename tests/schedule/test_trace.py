@@ -29,10 +29,10 @@ def test_an_hour_of_production_takes_seconds_and_leaps_change_nothing() -> None:
 
 def quiet_step_s(running: int) -> float:
     """Seconds of a step in which `running` sequences decode and nothing else happens."""
-    policy = Policy(max_running=running, max_step_tokens=running + 4096)
-    scheduler = Scheduler(policy, pages=running, page_size=4096)
+    policy = Policy(max_running=running, max_step_tokens=running + 20_000, max_waiting=running)
+    scheduler = Scheduler(policy, pages=2 * running, page_size=4096)
     for i in range(running):
-        scheduler.add(Sequence(id=i, prompt=10, limit=4000))
+        scheduler.add(Sequence(id=i, prompt=8, limit=4000))
     for _ in range(50):
         plan = scheduler.schedule()
         assert plan is not None
