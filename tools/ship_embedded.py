@@ -89,9 +89,7 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
             "loss": measure.losses(model, start).mean().item(),
         },
         "doctests": measure.doctest_accuracy(model, coder, PER_GRADE),
-        "samples": {
-            prompt: measure.greedy(model, coder, [prompt], 96)[0] for prompt in measure.SAMPLES
-        },
+        "samples": {prompt: measure.sample(model, coder, prompt, 96) for prompt in measure.SAMPLES},
     }
 
 

@@ -88,6 +88,24 @@ def greedy(
     return answers
 
 
+@torch.inference_mode()
+def sample(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, limit: int) -> str:
+    """One continuation of at most `limit` tokens at temperature 0.7, the same every time."""
+    torch.manual_seed(0)
+    ids = torch.tensor([tokenizer.encode(prompt).ids])
+    out = model.generate(  # type: ignore[misc]  # transformers annotates self
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=limit,
+        do_sample=True,
+        temperature=0.7,
+        top_k=0,
+        use_cache=True,
+        pad_token_id=tokenizer.token_to_id(END),
+    )
+    return str(tokenizer.decode(out[0, ids.shape[1] :].tolist()))
+
+
 def doctest_accuracy(
     model: LlamaForCausalLM, tokenizer: Tokenizer, per_grade: int, seed: int = 0
 ) -> dict[str, float]:
