@@ -93,6 +93,19 @@ def figures(name: str, state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def write_page(results: dict[str, Any]) -> None:
+    """Keep the results and make the page from them."""
+    (PACKAGE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "embedded"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("README.md.jinja")
+    (PACKAGE / "README.md").write_text(page.render(results))
+
+
 def main(
     work: Annotated[Path, typer.Option(help="folder with the checkpoints")] = Path("checkpoints"),
     note: Annotated[str, typer.Option(help="what this run did otherwise than the tools say")] = "",
@@ -122,15 +135,7 @@ def main(
     results["shapes"] = {
         name: json.loads((PACKAGE / name / "config.json").read_text()) for name in SHAPES
     }
-    (PACKAGE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "embedded"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("README.md.jinja")
-    (PACKAGE / "README.md").write_text(page.render(results))
+    write_page(results)
 
 
 if __name__ == "__main__":
