@@ -42,8 +42,9 @@ def batching(result: dict[str, Any]) -> str:
     """Continuous against static batching, and the KV cache, as two tables."""
     told = result["batching"]["conditions"]
     rows = [
-        "| output lengths | static, tok/s | continuous, tok/s | gain | longest/mean |",
-        "|---|---|---|---|---|",
+        "| output lengths | static, tok/s | continuous, tok/s | gain | ratio of steps "
+        "| longest/mean |",
+        "|---|---|---|---|---|---|",
     ]
     for shape in ("equal", "uniform", "exponential"):
         f = result["batching"][shape]
@@ -51,6 +52,7 @@ def batching(result: dict[str, Any]) -> str:
             f"| {shape} | {with_spread(f['static_output_tokens_per_s'], 0)} "
             f"| {with_spread(f['continuous_output_tokens_per_s'], 0)} "
             f"| {with_spread(f['gain'], 2)} "
+            f"| {with_spread(f['ratio_of_steps'], 2)} "
             f"| {with_spread(f['expected_longest_over_mean'], 2)} |"
         )
     rows += ["", "| output tokens | KV cache off, tok/s | on, tok/s | gain |", "|---|---|---|---|"]
@@ -81,7 +83,7 @@ def conditions(told: dict[str, Any]) -> str:
     """The conditions of a benchmark in one line."""
     return (
         f"{told['date']}, {told['model']} model ({told['parameters'] / 1e6:.1f} M parameters, "
-        f"{told['dtype']}), {told['threads']} threads of {told['processor']}, {told['mode']}, "
+        f"{told['dtype']}), threads: {told['threads']}, {told['processor']}, {told['mode']}, "
         f"torch {told['torch']}"
     )
 
