@@ -50,4 +50,5 @@ def test_lengths_beyond_the_context_are_clipped_and_counted():
     # Lengths are estimates here, so a quarter of the context is kept free.
     assert plan.asks[1].prompt_tokens == 8
     assert "1 of 2 prompts" in plan.notes[0]
+    assert "a quarter of its 20 is kept free" in plan.notes[0]
     assert plan.conditions["prompt_tokens_asked"] == "of the trace, clipped"

@@ -109,6 +109,11 @@ class Source(msgspec.Struct, kw_only=True):
             # Lengths that are estimates keep a quarter of the context free.
             room = self.context if self.prompts.exact else self.context * 3 // 4
             rows, note = clip(rows, room)
+            if note and room < self.context:
+                note += (
+                    f" (a quarter of its {self.context:,} is kept free, since prompts are cut by an "
+                    "estimate; give --tokenizer to cut exactly)"
+                )
             notes = [note] if note else []
         return Plan(
             load=load,
