@@ -111,7 +111,7 @@ class Source(msgspec.Struct, kw_only=True):
             rows, note = clip(rows, room)
             if note and room < self.context:
                 note += (
-                    f" (a quarter of its {self.context:,} is kept free, since prompts are cut by an "
+                    f" (a quarter of its {self.context:,} is kept free: prompts are cut by an "
                     "estimate; give --tokenizer to cut exactly)"
                 )
             notes = [note] if note else []
