@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from penstock import models
 from tests.serve import byte_model, http_client
 
 REPO = Path(__file__).parents[2]
@@ -133,9 +132,6 @@ StartEmbedded = Callable[..., contextlib.AbstractContextManager[Server]]
 @pytest.fixture(scope="session")
 def start_embedded() -> StartEmbedded:
     """Start `penstock serve embedded` with these options."""
-    folder = models.path("embedded")
-    if not (folder / "model.safetensors").is_file():
-        pytest.skip(f"{folder} holds no checkpoint; tools/ makes it")
 
     def start(*options: str) -> contextlib.AbstractContextManager[Server]:
         more = ["--port", "0", "--threads", "1", "--drain", "0", *options]

@@ -19,7 +19,6 @@ from penstock.engine.options import EngineOptions
 from penstock.engine.request import (
     Delta,
     EngineStats,
-    FinishReason,
     GenerateRequest,
     ModelFacts,
 )
@@ -215,13 +214,10 @@ class Engine:
 
     def _end(self, deltas: dict[Sequence, Delta], error: str | None = None) -> None:
         """Turn each end the scheduler reports into a finish reason and let go of its state."""
-        reasons: dict[str, FinishReason] = {"abort": "abort", "error": "error"}
         for ended in self.scheduler.ended:
             sequence = ended.sequence
             delta = deltas.setdefault(sequence, self._delta(sequence, []))
-            delta.finish_reason = reasons.get(ended.reason) or (
-                "stop" if ended.reason == "stop" else "length"
-            )
+            delta.finish_reason = ended.reason
             counters = self._counters
             if ended.reason == "abort":
                 counters.cancelled += 1
