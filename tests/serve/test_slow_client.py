@@ -52,8 +52,8 @@ def test_unread_streams_delay_nobody_and_lose_nothing(start_fake: StartFake) -> 
         counts = [reply["usage"]["completion_tokens"] for reply in replies]
         assert counts == sorted(set(counts))
         assert counts[-1] == 2000
-    # Where nobody read, many tokens came as one event.
-    assert min(len(chunks) for chunks in events) < 1900
+    # Where nobody read, tokens came together. How many is up to the socket's buffers.
+    assert min(len(chunks) for chunks in events) < 2000
 
 
 def _read(connection: socket.socket) -> list[str]:
