@@ -147,8 +147,8 @@ class Engine:
             raise
         self._generations[sequence] = generation
 
-    def abort(self, request_id: str) -> None:
-        """End a request at the next step; an unknown or ended id is ignored."""
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one choice of it, at the next step; unknown ids are ignored."""
         self.scheduler.abort(request_id)
 
     def step(self) -> list[Delta]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -9,36 +10,125 @@ import msgspec
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
+class Grammar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the output must match, from its first character to its last.
+
+    `text` is a JSON schema as JSON, a regular expression, or a grammar in Lark's
+    syntax. Where the grammar is complete the only token left is the end of the
+    sequence.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+
+class Beam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Search with `width` beams; a finished one scores log p / length ** length_penalty.
+
+    `early_stopping` as in transformers: True ends once `width` beams have finished,
+    False when by a heuristic no better one can come, "never" when none can.
+    """
+
+    width: int
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to choose each next token, and when to stop.
 
-    `temperature=0` is greedy. `top_k=0` and `top_p=1.0` switch those filters
-    off. `seed=None` draws one at admission. `max_tokens=None` means "as many
-    as the model's context holds". The model's own end-of-sequence ids stop a
-    sequence unless `ignore_eos`; `stop_token_ids` are added to them.
+    `temperature=0` is greedy. `top_k=0`, `top_p=1.0` and `min_p=0.0` switch those
+    filters off. `n` sequences are sampled from one prompt, each a *choice*;
+    `seed=None` draws one at admission, and a draw depends on nothing but (seed,
+    choice, position). `max_tokens=None` means "as many as the model's context
+    holds". The model's own end-of-sequence ids stop a sequence unless
+    `ignore_eos`; `stop_token_ids` are added to them; neither is chosen before
+    `min_tokens`. `repetition_penalty` divides (Keskar et al. 2019) the logits of
+    tokens in prompt and output; `presence_penalty` and `frequency_penalty` are
+    subtracted, once and per occurrence, from those in the output; `logit_bias` is
+    added. `logprobs=k` reports the model's own log probability, before all of
+    these, of each token and of the k likeliest; `prompt_logprobs=k` the same of
+    the prompt. With `beam` the `n` best of its beams are returned, and nothing
+    is sampled.
 
     Raises `ValueError` naming the field when a value is out of range.
     """
 
+    n: int = 1
     max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
+    beam: Beam | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens={self.max_tokens} must be at least 1.")
-        if not 0.0 <= self.temperature <= 100.0:
-            raise ValueError(f"temperature={self.temperature} must lie in [0, 100]; 0 is greedy.")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} must be 0 (off) or more.")
+        for name, low, high in RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:  # NaN is in no range
+                raise ValueError(f"{name}={value} must lie in [{low:g}, {high:g}].")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 is off.")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must fit in 64 bits.")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} exceeds max_tokens={self.max_tokens}.")
+        if not all(-100 <= bias <= 100 for bias in self.logit_bias.values()):
+            raise ValueError("logit_bias: each bias must lie in [-100, 100].")
+        if self.beam is not None:
+            self._check_beam(self.beam)
+
+    def _check_beam(self, beam: Beam) -> None:
+        if not self.n <= beam.width <= MAX_CHOICES:
+            raise ValueError(
+                f"beam width={beam.width} must lie between n={self.n} and {MAX_CHOICES}."
+            )
+        if not -10 <= beam.length_penalty <= 10:
+            raise ValueError(f"length_penalty={beam.length_penalty} must lie in [-10, 10].")
+        sampled = SamplingParams(
+            n=self.n,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            beam=None,
+        )
+        for name in self.__struct_fields__:
+            if name != "beam" and getattr(self, name) != getattr(sampled, name):
+                raise ValueError(f"{name} has no meaning in beam search; leave it out.")
+
+
+MAX_CHOICES = 128
+
+# Fields of SamplingParams with a closed range. Logits are pushed by at most 100,
+# as OpenAI bounds them, so that nothing overflows.
+RANGES: tuple[tuple[str, float, float], ...] = (
+    ("n", 1, MAX_CHOICES),
+    ("max_tokens", 1, math.inf),
+    ("min_tokens", 0, math.inf),
+    ("temperature", 0, 100),
+    ("top_k", 0, math.inf),
+    ("min_p", 0, 1),
+    ("repetition_penalty", 0, 100),
+    ("presence_penalty", -100, 100),
+    ("frequency_penalty", -100, 100),
+    ("logprobs", 0, 64),
+    ("prompt_logprobs", 0, 64),
+)
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -47,23 +137,45 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     id: str
     prompt: list[int]
     params: SamplingParams = SamplingParams()
-    priority: int = 0  # lower runs first
+    priority: int = 0  # lower runs first; batch work takes a positive one
+
+
+class TokenLogprob(msgspec.Struct, array_like=True):
+    """The model's own view of one token: natural logarithms."""
+
+    logprob: float
+    rank: int  # 1 for the likeliest
+    top: list[tuple[int, float]]  # the likeliest ids, as many as asked, best first
+
+
+class Timing(msgspec.Struct, array_like=True):
+    """Where a finished choice spent its time in the engine, in seconds."""
+
+    queue_s: float  # until its first chunk was planned
+    prefill_s: float  # from then to its first token
+    decode_s: float  # from its first token to its last
+    preemptions: int
 
 
 class Delta(msgspec.Struct, kw_only=True):
-    """What one step added to one request.
+    """What one step added to one choice of a request.
 
-    Exactly one delta of a request has `finish_reason` set, and it is the last.
+    Exactly one delta of a choice has `finish_reason` set, and it is its last.
     The token that stopped it (an end-of-sequence or stop id) is in
     `token_ids` and counted, as OpenAI's `usage` counts it.
     """
 
     request_id: str
+    index: int = 0  # of the choice, 0 to n - 1
     token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []  # one for each token, when asked
+    # One for each prompt token (none for the first), once, in a delta of choice 0.
+    prompt_logprobs: list[TokenLogprob | None] | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None  # set when finish_reason is "error"
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens whose K and V were already there
+    timing: Timing | None = None  # with the finish_reason
 
 
 class EngineStats(msgspec.Struct, kw_only=True):

@@ -1,9 +1,9 @@
 """The server's side of the engine process: start it, ask it, notice its death.
 
 One reader task takes each report apart and puts every delta into the mailbox
-of its request. A mailbox holds at most one delta: while its reader is busy,
-later deltas are merged into it, so a slow client costs one request's token
-ids and never delays the others.
+of its request. A mailbox holds at most one delta of each choice: while its
+reader is busy, later deltas are merged into it, so a slow client costs one
+request's token ids and never delays the others.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class EngineDied(EngineError):
 
 
 class Generation:
-    """The deltas of one accepted request, in order, as an async iterator.
+    """The deltas of one accepted request, those of each choice in order, as an async iterator.
 
-    The last delta has `finish_reason` set. Leaving its `async with` early, by
-    cancellation too, aborts the request in the engine. Raises `EngineDied`
-    from the iterator if the engine process ends.
+    The last delta of each choice has `finish_reason` set. Leaving its `async
+    with` early, by cancellation too, aborts the request in the engine. Raises
+    `EngineDied` from the iterator if the engine process ends.
     """
 
-    def __init__(self, client: EngineClient, request_id: str) -> None:
+    def __init__(self, client: EngineClient, request: GenerateRequest) -> None:
         self._client = client
-        self.request_id = request_id
+        self.request_id = request.id
+        self._coming = self._unread = request.params.n  # choices whose end is yet to come, or read
         self._admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending: Delta | None = None
+        self._pending: dict[int, Delta] = {}
         self._failure: Exception | None = None
         self._wake = asyncio.Event()
-        self._ended = False
 
     async def admitted(self) -> None:
         """Wait until the engine has accepted the request; raise why it has not."""
@@ -70,10 +70,18 @@ class Generation:
 
     def put(self, delta: Delta) -> None:
         """Deliver what one step added. Called by the client's reader only."""
-        if (earlier := self._pending) is not None:
+        if (earlier := self._pending.get(delta.index)) is not None:
             delta.token_ids = earlier.token_ids + delta.token_ids
-        self._pending = delta
+            delta.logprobs = earlier.logprobs + delta.logprobs
+            delta.prompt_logprobs = delta.prompt_logprobs or earlier.prompt_logprobs
+        self._pending[delta.index] = delta
+        self._coming -= delta.finish_reason is not None
         self._wake.set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last delta of every choice has come."""
+        return self._coming == 0
 
     def fail(self, error: Exception) -> None:
         """End the iteration with `error`. Called by the client only."""
@@ -86,19 +94,22 @@ class Generation:
         return self
 
     async def __anext__(self) -> Delta:
-        if self._ended:
+        if not self._unread:
             raise StopAsyncIteration
         await self._wake.wait()
-        self._wake.clear()
-        delta, self._pending = self._pending, None
-        if delta is None:
+        if not self._pending:
             assert self._failure is not None
-            self._ended = True
+            self._unread = 0
             raise self._failure
-        if self._failure is not None:
-            self._wake.set()
-        self._ended = delta.finish_reason is not None
+        delta = self._pending.pop(next(iter(self._pending)))
+        if not (self._pending or self._failure):
+            self._wake.clear()
+        self._unread -= delta.finish_reason is not None
         return delta
+
+    def abort(self, index: int) -> None:
+        """End one choice in the engine; its last delta comes with finish_reason "abort"."""
+        self._client.abort(self.request_id, index)
 
     def close(self) -> None:
         """Abort the request in the engine unless it has ended."""
@@ -193,7 +204,7 @@ class EngineClient:
         """
         if self.dead is not None:
             raise EngineDied(self.dead)
-        generation = Generation(self, request.id)
+        generation = Generation(self, request)
         self._send(Submit(request))
         self._open[request.id] = generation
         try:
@@ -216,6 +227,11 @@ class EngineClient:
         # An engine that hangs never answers the abort of the request that hung
         # it, so it stays busy when the last client has left.
         return bool(self._open or self._unanswered or self.stats.running or self.stats.waiting)
+
+    def abort(self, request_id: str, index: int) -> None:
+        """End one choice of an open request."""
+        if request_id in self._open and self.dead is None:
+            self._send(Abort(request_id, index))
 
     def forget(self, generation: Generation) -> None:
         """Abort `generation` unless it has ended. Idempotent."""
@@ -285,9 +301,9 @@ class EngineClient:
                         generation.fail(_error_of(refusal))
                 for delta in deltas:
                     if (generation := self._open.get(delta.request_id)) is not None:
-                        if delta.finish_reason is not None:
-                            del self._open[delta.request_id]
                         generation.put(delta)
+                        if generation.complete:
+                            del self._open[delta.request_id]
             case Fatal(reason):
                 self._die(f"The engine failed: {reason}")
             case Ready():

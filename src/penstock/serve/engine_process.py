@@ -40,7 +40,7 @@ class SteppedEngine(Protocol):
     @property
     def wake_at(self) -> float | None: ...  # noqa: D102
     def submit(self, request: GenerateRequest) -> None: ...  # noqa: D102
-    def abort(self, request_id: str) -> None: ...  # noqa: D102
+    def abort(self, request_id: str, index: int | None = None) -> None: ...  # noqa: D102
     def step(self) -> list[Delta]: ...  # noqa: D102
     def stats(self) -> EngineStats: ...  # noqa: D102
 
@@ -99,8 +99,8 @@ def _loop(engine: SteppedEngine, socket: zmq.Socket[bytes]) -> None:
                         accepted.append(request.id)
                     else:
                         refused.append(refusal)
-                case Abort(request_id):
-                    engine.abort(request_id)
+                case Abort(request_id, index):
+                    engine.abort(request_id, index)
                 case Stop():
                     return
         deltas = engine.step() if engine.has_work else []

@@ -19,9 +19,10 @@ class Submit(msgspec.Struct, tag=True, array_like=True):
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True):
-    """Nobody reads this request any more. Its id may already be unknown."""
+    """Nobody reads this request, or this choice of it, any more. Its id may already be unknown."""
 
     request_id: str
+    index: int | None = None
 
 
 class Stop(msgspec.Struct, tag=True, array_like=True):
