@@ -124,6 +124,11 @@ class Tokenizer:
             found = self._bytes_by_id[token_id] = b"" if token is None else self._token_bytes(token)
         return found
 
+    def token(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it; None for an id it lacks."""
+        spelled: str | None = self._inner.id_to_token(token_id)
+        return spelled
+
     def _special_id(self, name: str) -> int | None:
         text = self._special_text.get(name)
         return None if text is None else self._inner.token_to_id(text)
