@@ -58,7 +58,7 @@ def replay(rows: list[Row], pages: int, leaps: bool) -> dict[str, float]:
     now, plans, steps, arrived, finished = 0.0, 0, 0, 0, 0
     while arrived < len(rows) or scheduler.has_work:
         while arrived < len(rows) and rows[arrived].timestamp / 1e3 <= now:
-            scheduler.add(sequence(arrived, rows[arrived]), now)
+            scheduler.add(sequence(arrived, rows[arrived]), now=now)
             arrived += 1
         until = rows[arrived].timestamp / 1e3 if arrived < len(rows) else float("inf")
         decode_s = SECONDS_PER_STEP + SECONDS_PER_TOKEN * scheduler.running

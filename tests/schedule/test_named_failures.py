@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.schedule import Policy, QueueFull, RequestRefused, State
+from penstock.schedule import Policy, QueueFull, RequestRefused, Sequence, State
 from tests.schedule.world import World
 
 SMALL = Policy(max_running=4, max_step_tokens=20)
@@ -195,3 +195,57 @@ def test_bad_policies_are_refused() -> None:
         World(Policy(max_running=8, max_step_tokens=20), 10, 16)
     with pytest.raises(ValueError, match="reserve=1.5"):
         World(Policy(reserve=1.5), 10, 16)
+
+
+def test_live_work_takes_the_seats_of_batch_work() -> None:
+    world = World(Policy(max_running=2, max_step_tokens=24), pages=20, page_size=4)
+    for i in range(4):
+        world.add(f"batch{i}", [i + 1] * 6, 12, priority=10)
+    for _ in range(3):
+        world.step()
+    world.add("live", [9] * 6, 4)
+    world.step()
+    assert world.sequences["live"].computed == 6
+    assert world.scheduler.preemptions == 1
+    assert world.scheduler.running == 2
+    world.run()
+    world.verify()
+
+
+def test_live_work_takes_the_pages_of_batch_work() -> None:
+    world = World(Policy(max_running=4, max_step_tokens=24), pages=6, page_size=4)
+    for i in range(2):
+        world.add(f"batch{i}", [i + 1] * 8, 4, priority=10)
+    world.step()
+    world.add("live", [9] * 16, 4)
+    world.step()
+    assert world.sequences["live"].computed == 16
+    assert [s.state.name for s in world.sequences.values()] == ["WAITING", "WAITING", "DECODE"]
+    world.run()
+    world.verify()
+
+
+def test_equal_priority_preempts_nobody_for_a_seat() -> None:
+    world = World(Policy(max_running=2, max_step_tokens=24), pages=20, page_size=4)
+    for i in range(3):
+        world.add(f"r{i}", [i + 1] * 6, 12, priority=3)
+    world.run()
+    assert world.scheduler.preemptions == 0
+
+
+def test_the_queue_takes_all_choices_or_none() -> None:
+    world = World(Policy(max_running=1, max_step_tokens=24, max_waiting=2), 20, 4)
+    with pytest.raises(QueueFull, match="max_waiting"):
+        world.scheduler.add(*(Sequence(id=i, prompt=2, limit=5) for i in range(3)))
+    assert not world.scheduler.has_work
+
+
+def test_beams_that_can_never_run_are_refused() -> None:
+    world = World(Policy(max_running=4, max_step_tokens=24), pages=8, page_size=4)
+    with pytest.raises(RequestRefused, match="max_running"):
+        world.add_group("wide", 5, [1, 2], 3)
+    with pytest.raises(RequestRefused, match="enough for 9 tokens each"):
+        world.add_group("long", 4, [1] * 8, 3)
+    world.add_group("fits", 4, [1] * 6, 3)
+    world.run()
+    world.verify()

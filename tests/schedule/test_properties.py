@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.schedule import Policy, Scheduler
+from penstock.schedule import Policy, RequestRefused, Scheduler
 from penstock.schedule.pool import Pool
+from penstock.schedule.sharing import Sharing
 from tests.schedule.world import World
 
 
@@ -31,6 +32,20 @@ def policies(draw: st.DrawFn, page_size: int) -> Policy:
     )
 
 
+def group_fits(world: World, width: int, limit: int) -> bool:
+    """Whether a group passes the door; where it does not, it must be refused there."""
+    policy, pages = world.scheduler.policy, -(-(limit - 1) // world.page_size)
+    fits = (
+        policy.kv_cache
+        and width <= policy.max_running
+        and width * pages <= world.scheduler.pool.total
+    )
+    if not fits:
+        with pytest.raises(RequestRefused):
+            world.add_group("refused", width, [1] * (limit - 1), 1)
+    return fits
+
+
 def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -> World:
     """Live through a random life of a world and verify everything at its end."""
     rng = random.Random(seed)
@@ -46,7 +61,12 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
             prompt = prompt + [rng.randrange(1, 50) for _ in range(rng.randrange(0, 12))]
             prompt = prompt[: max(1, capacity - 1)]
             room = capacity - len(prompt)
-            world.add(f"r{pending}", prompt, rng.randrange(1, min(30, room) + 1), rng.randrange(2))
+            limit = rng.randrange(1, min(30, room) + 1)
+            width = rng.choice([1, 1, 1, 2, 3])
+            if width == 1 or not group_fits(world, width, len(prompt) + limit):
+                world.add(f"r{pending}", prompt, limit, rng.randrange(2))
+            else:
+                world.add_group(f"r{pending}", width, prompt, limit)
         if rng.random() < 0.04:
             world.scheduler.abort(f"r{rng.randrange(requests)}")
         plan = world.schedule()
@@ -54,7 +74,9 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
             stopped = world.compute(plan)
             if rng.random() < 0.04:  # between schedule and apply, pages in flight
                 world.scheduler.abort(f"r{rng.randrange(requests)}")
+                world.scheduler.abort(f"r{rng.randrange(requests)}.0")
             world.scheduler.apply(plan, stopped)
+            world.branch(rng)
         else:
             scheduler = world.scheduler
             assert not scheduler.has_work or scheduler.wake_at is not None, "work waits, no step"
@@ -80,6 +102,8 @@ def test_thousands_of_steps_in_a_tiny_pool() -> None:
     world = live(Policy(max_running=6, max_step_tokens=24), 9, 4, seed=7, requests=300)
     assert world.steps > 1_000
     assert world.scheduler.preemptions > 10
+    assert world.branched > 40
+    assert any(s.peers and s.preemptions for s in world.sequences.values())
 
 
 def faulty_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +159,32 @@ def eviction_from_the_young_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pool, "release", lambda self, pages: release(self, pages[::-1]))
 
 
+def branch_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    branch = Sharing.branch
+
+    def shares_only(self: Sharing, parents) -> list[tuple[int, int]]:
+        branch(self, parents)
+        return []
+
+    monkeypatch.setattr(Sharing, "branch", shares_only)
+
+
+def branch_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    branch = Sharing.branch
+
+    def borrows(self: Sharing, parents) -> list[tuple[int, int]]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pool, "share", lambda pool, page: None)
+            return branch(self, parents)
+
+    monkeypatch.setattr(Sharing, "branch", borrows)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
+        branch_copies_nothing,
+        branch_holds_nothing,
         faulty_release,
         leak_on_abort,
         skipped_wake_up,

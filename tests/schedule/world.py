@@ -39,11 +39,13 @@ class Text:
 
     tokens: list[int]
     page_size: int
+    shared: int | None = None  # how many leading tokens have keys; None: all
     ends: list[str] = field(default_factory=list)
 
     def key(self, page: int) -> int | None:
         end = (page + 1) * self.page_size
-        return hash(tuple(self.tokens[:end])) if end <= len(self.tokens) else None
+        last = len(self.tokens) if self.shared is None else self.shared
+        return hash(tuple(self.tokens[:end])) if end <= last else None
 
 
 class World:
@@ -59,6 +61,7 @@ class World:
         self.steps = 0
         self.now = 0.0
         self.checking = True
+        self.branched = 0
 
     def add(self, name: str, prompt: list[int], max_tokens: int, priority: int = 0) -> None:
         text = Text(list(prompt), self.page_size)
@@ -69,9 +72,43 @@ class World:
             keys=text.key,
             priority=priority,
         )
-        self.scheduler.add(sequence, self.now)
+        self.scheduler.add(sequence, now=self.now)
         self.texts[name] = text
         self.sequences[name] = sequence
+
+    def add_group(self, name: str, width: int, prompt: list[int], max_tokens: int) -> None:
+        """`width` sequences in lockstep that go on from one another as `branch` says."""
+        texts = [Text(list(prompt), self.page_size, shared=len(prompt)) for _ in range(width)]
+        group = [
+            Sequence(
+                id=f"{name}.{i}",
+                prompt=len(prompt),
+                limit=len(prompt) + max_tokens,
+                keys=text.key,
+            )
+            for i, text in enumerate(texts)
+        ]
+        for sequence in group:
+            sequence.peers = tuple(group)
+        self.scheduler.add(*group, now=self.now)
+        self.texts |= {s.id: text for s, text in zip(group, texts, strict=True)}
+        self.sequences |= {s.id: s for s in group}
+
+    def branch(self, rng: random.Random) -> None:
+        """After a step, let each decoding group's members go on from random ones of them."""
+        for first in {s.peers[0]: None for s in self.scheduler._decodes if s.peers}:
+            parents = {s: rng.choice(first.peers) for s in first.peers}
+            copies = self.scheduler.branch(parents)
+            size, before = self.page_size, dict(self.slots)
+            for source, target in copies:
+                for i in range(size):
+                    if source * size + i in before:
+                        self.slots[target * size + i] = before[source * size + i]
+            texts = {s: list(self.texts[s.id].tokens) for s in first.peers}
+            for i, (child, parent) in enumerate(parents.items()):
+                tokens = texts[parent]
+                self.texts[child.id].tokens[:] = [*tokens[:-1], 1 + (tokens[-1] + i) % 40]
+            self.branched += 1
 
     def schedule(self) -> StepPlan | None:
         before = list(self.scheduler._decodes)
@@ -109,8 +146,8 @@ class World:
             if samples:
                 assert end == len(text.tokens)
                 text.tokens.append(next_token(context))
-                if text.tokens[-1] == STOP:
-                    stopped.append(sequence)
+                if text.tokens[-1] == STOP and sequence is sequence.group[0]:
+                    stopped += sequence.group
         return stopped
 
     def _slot(self, sequence: Sequence, position: int) -> int:
@@ -153,6 +190,9 @@ class World:
         for name, text in self.texts.items():
             sequence = self.sequences[name]
             assert len(text.ends) == 1, f"{name} ended {text.ends}"
+            if sequence.peers:  # what they read was checked at every step
+                assert {tuple(self.texts[p.id].ends) for p in sequence.peers} == {tuple(text.ends)}
+                continue
             expected = reference(text.tokens[: sequence.prompt], sequence.limit)
             if text.ends == ["abort"]:
                 assert text.tokens == expected[: len(text.tokens)]

@@ -141,7 +141,7 @@ class Engine:
             priority=request.priority,
         )
         try:
-            self.scheduler.add(sequence, time.monotonic())
+            self.scheduler.add(sequence, now=time.monotonic())
         except QueueFull as full:
             full.retry_after_s = self._retry_after()
             raise

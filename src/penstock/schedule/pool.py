@@ -69,7 +69,7 @@ class Pool:
         return taken
 
     def share(self, page: int) -> None:
-        """Add a holder to an indexed page, held or cached."""
+        """Add a holder to a page that is held or cached."""
         if self._holders[page] == 0:
             del self._cached[page]
         self._holders[page] += 1

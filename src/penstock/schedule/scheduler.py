@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Literal
@@ -100,6 +101,7 @@ class Scheduler:
         self._aborted: set[Hashable] = set()
         self._plan: StepPlan | None = None
         self._serial = 0
+        self._classes: Counter[int] = Counter()  # priorities of what runs
         self._departures = 0  # how often pages or a seat came free
         self._blocked: tuple[Sequence, int] | None = None  # head of the queue, departures seen
         self._batch = 0  # static: rows of the batch in progress
@@ -135,12 +137,26 @@ class Scheduler:
         """
         return self.pool.total * self.page_size + 1
 
-    def add(self, sequence: Sequence, now: float = 0.0) -> None:
-        """Queue a sequence.
+    def add(self, *sequences: Sequence, now: float = 0.0) -> None:
+        """Queue sequences, all of them or none.
 
         Raises `RequestRefused` for what can never run, `QueueFull` for what
         cannot be queued now, `ValueError` for an id that is alive.
         """
+        for sequence in sequences:
+            self._check_alone(sequence)
+        self._check_room(len(sequences), sum(s.prompt for s in sequences))
+        for sequence in sequences:
+            if not (self.policy.prefix_sharing and self.policy.kv_cache):
+                sequence.keys = no_keys
+            self._serial += 1
+            sequence.order = (sequence.priority, self._serial)
+            sequence.arrival = now
+            self._sequences[sequence.id] = sequence
+            self._queue(sequence)
+
+    def _check_alone(self, sequence: Sequence) -> None:
+        """Refuse what could not run if it were the only one."""
         if sequence.id in self._sequences:
             raise ValueError(f"request id {sequence.id!r} is in use.")
         if sequence.prompt < 1:
@@ -159,32 +175,47 @@ class Scheduler:
                 f"holds {self.capacity():,}. {remedy} the prompt.",
                 field="max_tokens" if room > 0 else "prompt",
             )
+        if width := len(sequence.peers):
+            self._check_group(sequence, width)
+
+    def _check_group(self, sequence: Sequence, width: int) -> None:
+        if not self.policy.kv_cache:
+            raise RequestRefused("beam search needs the KV cache, which is off.", field="beam")
+        if width > self.policy.max_running:
+            raise RequestRefused(
+                f"{width} beams run together; this server runs {self.policy.max_running} "
+                "sequences at once (max_running). Ask for fewer.",
+                field="beam",
+            )
+        need = width * self._pages_for(sequence.limit - 1)
+        if need > self.pool.total:
+            room = self.pool.total // width * self.page_size + 1
+            raise RequestRefused(
+                f"{width} beams of up to {sequence.limit:,} tokens need {need:,} KV pages; the "
+                f"pool has {self.pool.total:,}, enough for {room:,} tokens each. "
+                "Ask for fewer beams or lower max_tokens.",
+                field="beam",
+            )
+
+    def _check_room(self, count: int, tokens: int) -> None:
         policy = self.policy
-        if self._waiting_count >= policy.max_waiting:
+        if self._waiting_count + count > policy.max_waiting:
             raise QueueFull(
-                f"{self._waiting_count} requests wait already, the limit (max_waiting).",
+                f"{self._waiting_count} requests wait already, the limit is "
+                f"{policy.max_waiting} (max_waiting).",
                 retry_after_s=1.0,
             )
-        if self._waiting_count and self._waiting_tokens + sequence.prompt > (
-            policy.max_waiting_tokens
-        ):
+        if self._waiting_count and self._waiting_tokens + tokens > policy.max_waiting_tokens:
             raise QueueFull(
-                f"{self._waiting_tokens:,} prompt tokens wait already; {sequence.prompt:,} more "
+                f"{self._waiting_tokens:,} prompt tokens wait already; {tokens:,} more "
                 f"exceed the limit of {policy.max_waiting_tokens:,} (max_waiting_tokens).",
                 retry_after_s=1.0,
             )
-        if not (policy.prefix_sharing and policy.kv_cache):
-            sequence.keys = no_keys
-        self._serial += 1
-        sequence.order = (sequence.priority, self._serial)
-        sequence.arrival = now
-        self._sequences[sequence.id] = sequence
-        self._queue(sequence)
 
     def abort(self, sequence_id: Hashable) -> None:
-        """Mark a sequence for its end; unknown and ended ids are ignored."""
+        """Mark a sequence, with its peers, for its end; unknown and ended ids are ignored."""
         if sequence_id in self._sequences:
-            self._aborted.add(sequence_id)
+            self._aborted.update(s.id for s in self._sequences[sequence_id].group)
 
     def schedule(self, now: float = 0.0) -> StepPlan | None:
         """Plan the next step, or return None when there is nothing to compute now."""
@@ -202,6 +233,7 @@ class Scheduler:
         self._sweep()
         plan = StepPlan(self._decodes.keys())
         self._grow(plan)
+        self._make_way(plan)
         budget = self.policy.max_step_tokens - len(self._decodes)
         for sequence in sorted(self._prefills, key=lambda s: s.order):
             if sequence in self._prefills:  # not preempted by an older one just now
@@ -237,6 +269,13 @@ class Scheduler:
         self._turn_calendar()
         self._sweep()
 
+    def branch(self, parents: Mapping[Sequence, Sequence]) -> list[tuple[int, int]]:
+        """Let decoding peers (the keys) go on from one another, before the next plan.
+
+        Returns the copies of page content to make, all at once, as (from, to).
+        """
+        return self._sharing.branch(parents)
+
     def fail(self) -> None:
         """The planned step broke: end every running sequence with "error", trust no page.
 
@@ -269,6 +308,11 @@ class Scheduler:
         assert sum(s.target for s in waiting) == self._waiting_tokens
         assert len(waiting) + len(running) == len(self._sequences)
         assert self.running <= self.policy.max_running
+        assert +self._classes == Counter(s.priority for s in running)
+        for s in self._sequences.values():
+            states = {p.state for p in s.group}
+            assert len(states) == 1, "peers parted"
+            assert s.state is not State.DECODE or len({p.computed for p in s.group}) == 1
 
     # Growth of what runs
 
@@ -296,11 +340,14 @@ class Scheduler:
             elif end - start > budget and plan.chunks:
                 return 0  # a whole prompt may exceed the budget only as the step's first
             end = self._chunk_end(sequence, end)
+        if sequence.peers and not self._in_line(sequence, budget, plan):
+            # Peers take their last known token in one step, and sample together ever after.
+            end = min(end, sequence.target - 1)
         if end <= start:
             return 0
         while self.pool.available < self._pages_for(end) - len(sequence.pages):
             victim = self._youngest()
-            if victim.order <= sequence.order:
+            if victim.order <= sequence.group[-1].order:
                 # Everyone younger is gone; make do with the pages there are.
                 if not (self.policy.chunked_prefill and self.policy.kv_cache):
                     return 0
@@ -315,6 +362,20 @@ class Scheduler:
         self._sharing.publish(sequence, end)
         return end - start
 
+    def _in_line(self, sequence: Sequence, budget: int, plan: StepPlan) -> bool:
+        """Whether all peers have only their last known token to compute, and this step can."""
+        peers = sequence.peers
+        for peer in peers:
+            self._sharing.adopt(peer)
+        missing = sum(self._pages_for(p.target) - len(p.pages) for p in peers)
+        if budget < len(peers) - peers.index(sequence) or any(
+            p.target - p.computed > 1 for p in peers
+        ):
+            return False
+        while self.pool.available < missing and self._youngest().order > peers[-1].order:
+            self._preempt(self._youngest(), plan)
+        return self.pool.available >= missing
+
     def _chunk_end(self, sequence: Sequence, end: int) -> int:
         if end < sequence.target and self.policy.align_chunks:
             return end - end % self.page_size
@@ -325,27 +386,43 @@ class Scheduler:
 
     # Admission
 
+    def _make_way(self, plan: StepPlan) -> None:
+        """Preempt what runs with a worse priority than the head of the queue, if it must."""
+        while self._waiting_count and self.policy.batching == "continuous":
+            head, worst = self._head(), max(self._classes, default=0)
+            if worst <= head.priority or (self._seats(head) and self._fits(head)):
+                return
+            self._preempt(self._youngest(), plan)
+
     def _admit(self, budget: int, plan: StepPlan, now: float) -> None:
         if self.policy.batching == "static" and not self._open_batch(now):
             return
-        while self._waiting_count and self.running < self.policy.max_running:
+        while self._waiting_count:
+            head = self._head()
+            if not self._seats(head) or not self._fits(head):
+                return
             if budget <= 0 and self.policy.batching == "continuous":
                 return
-            sequence = self._head()
-            if not self._fits(sequence):
-                return
-            heappop(self._waiting)
-            self._waiting_count -= 1
-            self._waiting_tokens -= sequence.target
-            sequence.state = State.PREFILL
-            self._prefills[sequence] = None
-            budget -= self._advance(sequence, budget, plan)
+            for _ in head.group:  # next to each other in the queue
+                sequence = self._head()
+                heappop(self._waiting)
+                self._waiting_count -= 1
+                self._waiting_tokens -= sequence.target
+                sequence.state = State.PREFILL
+                self._prefills[sequence] = None
+                self._classes[sequence.priority] += 1
+            for sequence in head.group:
+                budget -= self._advance(sequence, budget, plan)
             self._batch = self.running
 
     def _open_batch(self, now: float) -> bool:
         """Static batching: whether a new batch may start."""
         wake = self.wake_at
         return wake is not None and (self._waiting_count >= self.policy.max_running or now >= wake)
+
+    def _seats(self, sequence: Sequence) -> bool:
+        """Whether a newcomer, with its peers, finds a seat."""
+        return self.running + len(sequence.group) <= self.policy.max_running
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether the pool has the pages that the policy wants a newcomer to find."""
@@ -358,13 +435,14 @@ class Scheduler:
             # Sharing is not counted on: what is shared now may part later.
             running += self._decodes
             owed = sum(self._pages_for(s.limit - 1) - len(s.pages) for s in running)
-            need = self._pages_for(sequence.limit - 1)
+            need = len(sequence.group) * self._pages_for(sequence.limit - 1)
         else:
             known = sequence.target
             if policy.admit == "chunk":
                 known = min(known, policy.max_step_tokens)
             owed = sum(self._pages_for(s.target) - len(s.pages) for s in running)
             need = self._pages_for(known) - self._sharing.held_by_others(sequence)
+            need *= len(sequence.group)
         if self.pool.available - owed - need < int(policy.reserve * self.pool.total):
             self._blocked = (sequence, self._departures)
             return False
@@ -417,12 +495,13 @@ class Scheduler:
         return max((*self._prefills, *self._decodes), key=lambda s: s.order)
 
     def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
-        """Give up a sequence's pages; it computes its tokens anew when it resumes."""
-        self._leave(sequence)
-        sequence.preemptions += 1
-        self.preemptions += 1
-        plan.preempted.append(sequence)
-        self._queue(sequence)
+        """Give up a group's pages; it computes its tokens anew when it resumes."""
+        for member in sequence.group:
+            self._leave(member)
+            member.preemptions += 1
+            self.preemptions += 1
+            plan.preempted.append(member)
+            self._queue(member)
 
     def _end(self, sequence: Sequence, reason: Reason) -> None:
         if sequence.state is State.ENDED:
@@ -443,6 +522,9 @@ class Scheduler:
         sequence.target = sequence.length
         self._prefills.pop(sequence, None)
         self._decodes.pop(sequence, None)
+        self._classes[sequence.priority] -= 1
+        if not self._classes[sequence.priority]:
+            del self._classes[sequence.priority]
         self._calendar.cancel(sequence)
         sequence.follow(STILL)
         sequence.computed = 0

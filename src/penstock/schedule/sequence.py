@@ -42,6 +42,9 @@ class Sequence:
     reaches `limit`. Always `0 <= computed < length <= limit` while alive, and
     `computed <= len(pages) * page_size` while it runs.
 
+    `peers` are sequences of equal length that run in lockstep, this one among
+    them (the beams of a search); empty for one that runs alone.
+
     A decoding sequence advances by one token a step. So that such a step costs
     nothing per sequence, `computed` is kept as an offset to the scheduler's
     clock while decoding, and to a clock that stands still otherwise.
@@ -52,6 +55,7 @@ class Sequence:
     limit: int
     keys: Keys = no_keys
     priority: int = 0
+    peers: tuple[Sequence, ...] = ()
 
     state: State = State.WAITING
     pages: list[int] = field(default_factory=list)
@@ -81,6 +85,11 @@ class Sequence:
     def length(self) -> int:
         """Tokens known: the prompt and what was sampled."""
         return self.computed + 1 if self.state is State.DECODE else self.target
+
+    @property
+    def group(self) -> tuple[Sequence, ...]:
+        """The sequences that start, run and pause together with this one, itself included."""
+        return self.peers or (self,)
 
     def follow(self, clock: Clock) -> None:
         """Advance with another clock from now on, `computed` unchanged."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from penstock.schedule.pool import Pool
 from penstock.schedule.prefix import ROOT
 from penstock.schedule.sequence import Sequence, no_keys
@@ -53,6 +55,29 @@ class Sharing:
             page = sequence.pages[sequence.indexed]
             self.pool.index.insert(self._parent(sequence), key, page)
             sequence.indexed += 1
+
+    def branch(self, parents: Mapping[Sequence, Sequence]) -> list[tuple[int, int]]:
+        """Let each key go on from its value, of equal length, with that one's K and V.
+
+        Full pages are shared. A page in part filled stays each sequence's own:
+        returns the copies to make, all at once, as (from page, to page).
+        """
+        moves = {child: parent for child, parent in parents.items() if child is not parent}
+        before = {parent: list(parent.pages) for parent in moves.values()}
+        keys = {parent: (parent.keys, parent.indexed) for parent in moves.values()}
+        copies = []
+        for child, parent in moves.items():
+            full, rest = divmod(child.computed, self.page_size)
+            for page in before[parent][:full]:
+                self.pool.share(page)
+            if rest:
+                copies.append((before[parent][full], child.pages[full]))
+        for child, parent in moves.items():
+            full = child.computed // self.page_size
+            self.pool.release(child.pages[:full])
+            child.pages[:full] = before[parent][:full]
+            child.keys, child.indexed = keys[parent]
+        return copies
 
     def held_by_others(self, sequence: Sequence) -> int:
         """Count the pages of a waiting sequence that running ones hold: adopting takes none."""
