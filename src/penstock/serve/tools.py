@@ -65,7 +65,8 @@ def detect_format(template: str) -> ToolFormat | None:
     if "<tool_call>" in said:
         # Others put XML between the same markers.
         return HERMES if '"arguments"' in said and "<function=" not in said else None
-    return LLAMA if '{"name":' in said and '"parameters":' in said else None
+    llama = "ipython" in said and '{"name":' in said and '"parameters":' in said
+    return LLAMA if llama else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import tokenizers
-from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from penstock.engine.model.template import ChatTemplate
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -31,7 +29,7 @@ class Tokenizer:
         self,
         inner: tokenizers.Tokenizer,
         settings: Mapping[str, Any] | None = None,
-        template: str | None = None,
+        templates: Mapping[str, str] | None = None,
     ) -> None:
         settings = settings or {}
         inner.no_truncation()
@@ -42,7 +40,11 @@ class Tokenizer:
             for name in SPECIAL_TOKENS
             if (text := _token_text(settings.get(name))) is not None
         }
-        self._template = None if template is None else _compile(template)
+        self._templates = {
+            name: ChatTemplate(source, self._special_text)
+            for name, source in (templates or {}).items()
+            if name in ("default", "tool_use")
+        }
         self._token_bytes, self._strips_first_space = _byte_rule(inner)
         self._skipped = {
             id_ for id_, token in inner.get_added_tokens_decoder().items() if token.special
@@ -53,7 +55,7 @@ class Tokenizer:
 
     @staticmethod
     def load(directory: Path) -> Tokenizer:
-        """Read `tokenizer.json` and, where they are, `tokenizer_config.json` and the chat template.
+        """Read `tokenizer.json` and, where they are, `tokenizer_config.json` and chat templates.
 
         Raises `FileNotFoundError` without a `tokenizer.json`, `ValueError` for a
         kind of tokenizer this module cannot decode.
@@ -66,13 +68,8 @@ class Tokenizer:
             )
         config = directory / "tokenizer_config.json"
         settings = msgspec.json.decode(config.read_bytes()) if config.is_file() else {}
-        jinja = directory / "chat_template.jinja"
-        template = (
-            jinja.read_text(encoding="utf-8")
-            if jinja.is_file()
-            else _default_template(settings.get("chat_template"))
-        )
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), settings, template)
+        inner = tokenizers.Tokenizer.from_file(str(path))
+        return Tokenizer(inner, settings, _templates(directory, settings))
 
     @property
     def vocab_size(self) -> int:
@@ -88,33 +85,49 @@ class Tokenizer:
         stream = self.stream()
         return stream.push(ids) + stream.flush()
 
-    def stream(self, *, continues: bool = False) -> TextStream:
+    def stream(self, *, continues: bool = False, keep: Collection[str] = ()) -> TextStream:
         """Decode one sequence as it grows.
 
         With `continues` the text goes on from a prompt: a sentencepiece
-        tokenizer's first space is then a real one and is kept.
+        tokenizer's first space is then a real one and is kept. Special tokens
+        named in `keep` appear in the text, such as those that mark a tool call.
         """
-        return TextStream(self, strip=self._strips_first_space and not continues)
+        kept = {id_: text.encode() for text in keep if (id_ := self.token_id(text)) is not None}
+        return TextStream(self, strip=self._strips_first_space and not continues, kept=kept)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat_template(self, *, tools: bool) -> str | None:
+        """Source of the chat template, the one for `tools` if they have their own."""
+        template = self._template(tools)
+        return None if template is None else template.source
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
         """Token ids of a conversation, up to where the assistant is to speak.
 
-        Raises `ValueError` when there is no chat template or it refuses the messages.
+        Messages and tools are in OpenAI's form; `variables` are the template's
+        own, such as `enable_thinking`. Raises `ValueError` when there is no chat
+        template, it refuses the messages, or it does not mention what it is given.
         """
-        if self._template is None:
+        template = self._template(tools is not None)
+        if template is None:
             raise ValueError("this model has no chat template: send a plain prompt instead.")
-        try:
-            # Templates test `tools` and `documents` against none, as transformers passes them.
-            text = self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_text,
-            )
-        except Exception as error:  # a template may do anything with what it did not expect
-            raise ValueError(f"the chat template refuses these messages: {error}") from error
+        text = template.render(messages, tools, variables)
         return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it; None if it has no such token."""
+        found: int | None = self._inner.token_to_id(token)
+        return found
+
+    def token_text(self, token_id: int) -> str:
+        """One token alone, to be read: U+FFFD for a part of a character, special tokens by name."""
+        if token_id in self._skipped:
+            return str(self._inner.id_to_token(token_id))
+        return self.token_bytes(token_id).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes one token adds to the text."""
@@ -131,20 +144,25 @@ class Tokenizer:
 
     def _special_id(self, name: str) -> int | None:
         text = self._special_text.get(name)
-        return None if text is None else self._inner.token_to_id(text)
+        return None if text is None else self.token_id(text)
+
+    def _template(self, tools: bool) -> ChatTemplate | None:
+        own = self._templates.get("tool_use") if tools else None
+        return own or self._templates.get("default")
 
 
 class TextStream:
     """The text of one sequence, given out as soon as it is final."""
 
-    def __init__(self, tokenizer: Tokenizer, *, strip: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, strip: bool, kept: Mapping[int, bytes]) -> None:
         self._tokenizer = tokenizer
+        self._kept = kept
         self._strip = strip
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that `ids` complete; a character still short of bytes is held back."""
-        raw = b"".join(map(self._tokenizer.token_bytes, ids))
+        raw = b"".join(map(self._bytes_of, ids))
         if self._strip and raw:
             raw, self._strip = raw.removeprefix(b" "), False
         return self._utf8.decode(raw)
@@ -152,6 +170,10 @@ class TextStream:
     def flush(self) -> str:
         """End the sequence: a character that was never completed comes as U+FFFD."""
         return self._utf8.decode(b"", final=True)
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        kept = self._kept.get(token_id)
+        return self._tokenizer.token_bytes(token_id) if kept is None else kept
 
 
 def _byte_rule(inner: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bool]:
@@ -200,28 +222,18 @@ def _token_text(value: str | Mapping[str, Any] | None) -> str | None:
     return value["content"] if isinstance(value, Mapping) else value
 
 
-def _default_template(value: str | Sequence[Mapping[str, str]] | None) -> str | None:
-    # Some models name several templates; "default" is the plain conversation.
-    if value is None or isinstance(value, str):
-        return value
-    return {entry["name"]: entry["template"] for entry in value}.get("default")
-
-
-def _compile(source: str) -> Template:
-    # The environment that templates are written for: that of transformers.
-    def raise_exception(message: str) -> NoReturn:
-        raise TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+def _templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates by name: "default", and "tool_use" where tools have their own."""
+    value = settings.get("chat_template") or {}
+    found = (
+        {"default": value}
+        if isinstance(value, str)
+        else {entry["name"]: entry["template"] for entry in value}
     )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ValueError(f"the chat template cannot be read: {error}") from error
+    for name, path in (
+        ("default", directory / "chat_template.jinja"),
+        ("tool_use", directory / "additional_chat_templates" / "tool_use.jinja"),
+    ):
+        if path.is_file():
+            found[name] = path.read_text(encoding="utf-8")
+    return found
