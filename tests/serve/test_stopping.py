@@ -11,18 +11,18 @@ SHORT = st.text(alphabet="ab", max_size=12)
 STOPS = st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=4)
 
 
-def reference(text: str, stops: list[str]) -> tuple[str, bool]:
+def reference(text: str, stops: list[str], include: bool) -> tuple[str, bool]:
     """Character by character, with no cleverness."""
     for end in range(1, len(text) + 1):
         ending = [stop for stop in stops if text[:end].endswith(stop)]
         if ending:
-            return text[: end - max(map(len, ending))], True
+            return text[: end if include else end - max(map(len, ending))], True
     return text, False
 
 
-@given(st.lists(SHORT, max_size=6), STOPS)
-def test_any_cut_gives_the_same_text(parts: list[str], stops: list[str]) -> None:
-    finder = StopStrings(stops)
+@given(st.lists(SHORT, max_size=6), STOPS, st.booleans())
+def test_any_cut_gives_the_same_text(parts: list[str], stops: list[str], include: bool) -> None:
+    finder = StopStrings(stops, include)
     shown, found = "", False
     for part in parts:
         text, found = finder.push(part)
@@ -31,7 +31,7 @@ def test_any_cut_gives_the_same_text(parts: list[str], stops: list[str]) -> None
             break
     else:
         shown += finder.flush()
-    assert (shown, found) == reference("".join(parts), stops)
+    assert (shown, found) == reference("".join(parts), stops, include)
 
 
 @given(SHORT, STOPS)

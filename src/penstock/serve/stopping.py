@@ -10,10 +10,12 @@ class StopStrings:
 
     The stop string that ends first wins, and among those the longest, as if
     the text came one character at a time: how it was cut does not matter.
+    With `include` the stop string is passed on too.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
         self._stops = stops
+        self._include = include
         self._held = ""  # may be the beginning of a stop string
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -23,7 +25,9 @@ class StopStrings:
         seen = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := seen.find(stop)) >= 0]
         if found:
-            return seen[: min(found)[1]], True
+            end, start = min(found)
+            self._held = ""
+            return seen[: end if self._include else start], True
         keep = max(_overlap(seen, stop) for stop in self._stops)
         cut = len(seen) - keep
         self._held = seen[cut:]
