@@ -44,7 +44,7 @@ def show(run: Run, console: Console) -> None:
     console.print()
     for name, where in (("Report", summary["html"]), ("Run", summary["run_dir"])):
         if where is not None:
-            line = Text.assemble(f"  {name:<7} ", (_literal(str(where)), "bold"))
+            line = Text.assemble(f"  {name:<7} ", (literal(str(where)), "bold"))
             # A path broken over two lines can be neither clicked nor copied.
             console.print(line, soft_wrap=True)
 
@@ -53,7 +53,7 @@ def _figures(points: figures.Points) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     grid.add_column("", min_width=_LABEL)
     for point in points:
-        grid.add_column(_literal(figures.heading(point)), justify="right", min_width=_FIGURE)
+        grid.add_column(literal(figures.heading(point)), justify="right", min_width=_FIGURE)
     grid.add_column("", min_width=_UNIT, style="dim")
     for section in figures.sections(points, _QUANTILES):
         grid.add_row(Text(section.title, "cyan"))
@@ -70,14 +70,14 @@ def _conditions(points: figures.Points) -> Table:
     grid.add_column(style="dim")
     grid.add_column()
     for name, values in figures.conditions(points):
-        grid.add_row(Text(f"  {_literal(name)}"), Text(_literal(" · ".join(values))))
+        grid.add_row(Text(f"  {literal(name)}"), Text(literal(" · ".join(values))))
     return grid
 
 
 def _paragraph(console: Console, text: str, style: str = "") -> None:
-    console.print(Padding(Text(_literal(text), style), (0, 0, 0, 2)))
+    console.print(Padding(Text(literal(text), style), (0, 0, 0, 2)))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """The text with control characters spelled out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
