@@ -6,6 +6,7 @@ import typer
 
 from penstock import __version__
 from penstock.cli.bench import bench
+from penstock.cli.explain import explain
 from penstock.cli.serve import serve
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(bench)
 app.command()(serve)
+app.command()(explain)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,236 @@
+"""One prompt's way through the engine, for the terminal: sentences first, then the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from penstock.engine.explain import Choice, Explanation, Piece
+from penstock.engine.stages import Stage, Step
+from penstock.report.terminal import literal
+
+_SHOWN = 96  # tokens of a prompt; of a longer one the start and the end
+_PIECE = 20  # characters of a token
+_BAR = 24  # characters of a full bar
+_STYLES = {"text": "cyan", "bytes": "yellow", "special": "magenta"}
+_LABELS = {
+    "tokenize": "tokenize",
+    "schedule": "schedule",
+    "prepare": "lay out the batch",
+    "embed": "embed",
+    "layers": "layers",
+    "attention": "attention",
+    "feed-forward": "feed-forward",
+    "head": "head",
+    "sample": "sample",
+    "step": "whole step",
+}
+
+
+def show(told: Explanation, console: Console) -> None:
+    """Print an explanation. Prompt and tokens are shown literally: no markup, no control."""
+    console.print()
+    for sentence in _sentences(told):
+        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+    _part(
+        console,
+        f"The prompt in {len(told.tokens):,} tokens",
+        *_prompt(told.tokens, console.width - 4),
+    )
+    _part(console, "What may come next", _candidates(told))
+    settings = told.settings
+    _part(
+        console,
+        f"What each way chooses (temperature {settings.temperature:g}, seed {settings.seed})",
+        _choices(told),
+    )
+    for step in told.steps:
+        _part(console, None, _stages(step, told.tokenize if step.name == "prefill" else None))
+    _part(console, None, _layers(told.steps))
+    _part(console, "Conditions", *(Text(line, "dim") for line in _conditions(told)))
+    console.print()
+
+
+def _part(console: Console, title: str | None, *what: RenderableType) -> None:
+    console.print()
+    if title is not None:
+        console.print(Text(f"  {title}", "bold"))
+    for each in what:
+        console.print(Padding(each, (0, 0, 0, 2)))
+
+
+def _sentences(told: Explanation) -> Iterator[str]:
+    best = told.candidates[0]
+    yield (
+        f"The likeliest next token is {spelled(best.token)}, with {best.probability:.1%} "
+        f"of the probability."
+    )
+    prefill, decode = told.steps
+    yield (
+        f"Reading the prompt takes {_ms(prefill.total.warm_s)} ms once warm "
+        f"({_ms(prefill.total.first_s)} ms the first time), each further token "
+        f"{_ms(decode.total.warm_s)} ms: {1 / decode.total.warm_s:,.0f} tokens/s for one user."
+    )
+    cost = decode.total.cost
+    assert cost is not None
+    yield (
+        f"A decode step must read {cost.bytes / 1e6:,.1f} MB and do {cost.flops / 1e6:,.1f} MFLOP; "
+        f"this machine could in {_ms(cost.bound_s)} ms. {_verdict(cost.share)}"
+    )
+
+
+def _verdict(share: float) -> str:
+    if share < 0.5:
+        return (
+            "Most of the step is neither: it is the cost of starting many small operations, "
+            "which a larger batch shares."
+        )
+    return "So the hardware sets the pace: fewer bytes or more sequences in a step are what helps."
+
+
+def _prompt(tokens: Sequence[Piece], width: int) -> Iterator[Text]:
+    """The pieces with their ids beneath, in lines."""
+    half = _SHOWN // 2
+    shown: list[Piece | None] = list(tokens)
+    if len(tokens) > _SHOWN:
+        shown = [*tokens[:half], None, *tokens[-half:]]
+    top, bottom = Text(), Text()
+    for piece in shown:
+        if piece is None:
+            cells = ("…", f"{len(tokens) - 2 * half:,} more", "dim")
+        else:
+            cells = (spelled(piece), str(piece.id), _STYLES[piece.kind])
+        text, number, style = cells
+        size = max(cell_len(text), len(number))
+        if top.cell_len + size > width and top:
+            yield top
+            yield bottom
+            top, bottom = Text(), Text()
+        top.append(text + " " * (size + 1 - cell_len(text)), style)
+        bottom.append(f"{number:<{size + 1}}", "dim")
+    yield top
+    yield bottom
+
+
+def _candidates(told: Explanation) -> Table:
+    grid = _grid("token", ">logit", ">probability", "", gap=2)
+    for candidate in told.candidates:
+        grid.add_row(
+            _token(candidate.token),
+            f"{candidate.logit:.2f}",
+            f"{candidate.probability:.1%}",
+            _bar(candidate.probability),
+        )
+    return grid
+
+
+def _choices(told: Explanation) -> Table:
+    grid = _grid("", ">among", ">holding", "chooses", ">with", "and goes on", gap=2)
+    for choice in told.choices:
+        grid.add_row(
+            _way(choice, told),
+            f"{choice.kept:,}",
+            f"{choice.mass:.1%}",
+            _token(choice.token),
+            f"{choice.probability:.1%}",
+            Text("".join(spelled(each) for each in choice.continuation)),
+        )
+    return grid
+
+
+def _way(choice: Choice, told: Explanation) -> str:
+    settings = told.settings
+    values = {"top-k": f" {settings.top_k}", "top-p": f" {settings.top_p:g}"}
+    return choice.strategy + values.get(choice.strategy, "")
+
+
+def _stages(step: Step, tokenize: Stage | None) -> Table:
+    tokens = "1 token" if step.tokens == 1 else f"{step.tokens:,} tokens"
+    grid = _grid(
+        f"{step.name.capitalize()}, {tokens}",
+        ">first ms",
+        ">warm ms",
+        ">of step",
+        ">GFLOP/s",
+        ">GB/s",
+        "of the limit",
+    )
+    if tokenize is not None:
+        grid.add_row(f"{'tokenize':<20}", _ms(tokenize.first_s), _ms(tokenize.warm_s))
+    for stage in step.stages:
+        grid.add_row(*_row(stage, step))
+        if stage.name == "layers":
+            for part in step.parts:
+                grid.add_row(*_row(part, step, "  "), style="dim")
+    grid.add_row(*_row(step.total, step), style="bold")
+    return grid
+
+
+def _row(stage: Stage, step: Step, indent: str = "") -> list[str]:
+    cells = [
+        f"{indent + _LABELS[stage.name]:<20}",
+        _ms(stage.first_s),
+        _ms(stage.warm_s),
+        f"{stage.warm_s / step.total.warm_s:.0%}",
+    ]
+    if (cost := stage.cost) is not None:
+        rate = f"{cost.flops_per_s / 1e9:,.1f}" if cost.flops else ""
+        binds = "compute" if cost.binds == "compute" else "memory"
+        cells += [rate, f"{cost.bytes_per_s / 1e9:,.2f}", f"{cost.share:>4.0%} {binds}"]
+    return cells
+
+
+def _layers(steps: Sequence[Step]) -> Table:
+    titles = (f">{step.name}\n{part.name}" for step in steps for part in step.parts)
+    grid = _grid("Each layer,\nwarm ms", *titles, gap=2)
+    for index in range(len(steps[0].layers) // 2):
+        times = [stage for step in steps for stage in step.layers if stage.layer == index]
+        grid.add_row(f"layer {index}", *(_ms(stage.warm_s) for stage in times))
+    return grid
+
+
+def _conditions(told: Explanation) -> Iterator[str]:
+    model, machine = told.model, told.hardware
+    threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
+    yield (
+        f"{literal(model.name)}: {model.architecture}, {model.parameters / 1e6:,.1f} M parameters "
+        f"in {model.dtype} on {model.device}, {threads}; warm: medians of {told.warm_passes} passes"
+    )
+    peak = machine.peak_flops.get(model.dtype)
+    computing = f"{peak / 1e9:,.0f} GFLOP/s in {model.dtype}" if peak else "an unknown compute peak"
+    yield (
+        f"limit, measured on all {machine.cores} cores: {computing}, "
+        f"{machine.read_bytes_per_s / 1e9:,.0f} GB/s over {machine.working_set_bytes / 1e6:,.1f} MB"
+    )
+
+
+def spelled(piece: Piece) -> str:
+    """A token as it can be told apart: spaces visible, control characters spelled out."""
+    text = literal(piece.text.replace(" ", "␣"))
+    return text if len(text) <= _PIECE else text[: _PIECE - 1] + "…"
+
+
+def _token(piece: Piece) -> Text:
+    return Text(spelled(piece), _STYLES[piece.kind])
+
+
+def _bar(share: float) -> Text:
+    return Text("█" * round(share * _BAR), "cyan")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.2f}"
+
+
+def _grid(*titles: str, gap: int = 1) -> Table:
+    """A table without lines; a title that begins with > stands right."""
+    grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for title in titles:
+        right = title.startswith(">")
+        grid.add_column(title.lstrip(">"), justify="right" if right else "left")
+    return grid
