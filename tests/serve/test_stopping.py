@@ -22,7 +22,7 @@ def reference(text: str, stops: list[str], include: bool) -> tuple[str, bool]:
 
 @given(st.lists(SHORT, max_size=6), STOPS, st.booleans())
 def test_any_cut_gives_the_same_text(parts: list[str], stops: list[str], include: bool) -> None:
-    finder = StopStrings(stops, include)
+    finder = StopStrings(stops, include=include)
     shown, found = "", False
     for part in parts:
         text, found = finder.push(part)
