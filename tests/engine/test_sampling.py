@@ -7,23 +7,24 @@ import pytest
 import torch
 from scipy import stats
 
-from penstock.engine.sampling import SamplingRows, gumbel, sample
+from penstock.engine.sampling import SamplingRows, choice_seed, gumbel, sample
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 
 
 def rows(count: int, **values: float) -> SamplingRows:
-    given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 5} | values
+    given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 5} | values
     return SamplingRows(
         temperature=np.full(count, given["temperature"], np.float32),
         top_k=np.full(count, given["top_k"], np.int64),
         top_p=np.full(count, given["top_p"], np.float32),
+        min_p=np.full(count, given["min_p"], np.float32),
         seed=np.full(count, given["seed"], np.int64),
         position=np.arange(count, dtype=np.int64),
     )
 
 
-def reference(temperature: float, top_k: int, top_p: float) -> np.ndarray:
+def reference(temperature: float, top_k: int, top_p: float, min_p: float = 0.0) -> np.ndarray:
     """The distribution as its definition says it, in plain Python."""
     p = (LOGITS.double() / temperature).softmax(0).numpy()
     order = np.argsort(-p)
@@ -37,20 +38,35 @@ def reference(temperature: float, top_k: int, top_p: float) -> np.ndarray:
         kept.append(token)
         mass += p[token]
     p = np.where(np.isin(np.arange(len(p)), kept), p, 0)
+    p = np.where(p >= min_p * p.max(), p, 0)
     return p / p.sum()
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 3, 1.0), (1.0, 0, 0.7), (1.0, 4, 0.8), (1.5, 1, 0.1)],
+    ("temperature", "top_k", "top_p", "min_p"),
+    [
+        (1.0, 0, 1.0, 0.0),
+        (0.5, 0, 1.0, 0.0),
+        (2.0, 3, 1.0, 0.0),
+        (1.0, 0, 0.7, 0.0),
+        (1.0, 4, 0.8, 0.0),
+        (1.5, 1, 0.1, 0.0),
+        (1.0, 0, 1.0, 0.2),
+        (2.0, 0, 1.0, 0.2),
+        (1.0, 4, 0.95, 0.1),
+        (1.0, 0, 1.0, 1.0),
+    ],
 )
-def test_draws_follow_the_filtered_softmax(temperature: float, top_k: int, top_p: float) -> None:
+def test_draws_follow_the_filtered_softmax(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
     count = 40_000
     drawn = sample(
-        LOGITS.repeat(count, 1), rows(count, temperature=temperature, top_k=top_k, top_p=top_p)
+        LOGITS.repeat(count, 1),
+        rows(count, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )
     seen = np.bincount(drawn.numpy(), minlength=len(LOGITS))
-    expected = reference(temperature, top_k, top_p) * count
+    expected = reference(temperature, top_k, top_p, min_p) * count
     assert seen[expected == 0].sum() == 0
     possible = expected > 0
     if possible.sum() > 1:
@@ -74,6 +90,7 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
             one.temperature[i : i + 1],
             one.top_k[i : i + 1],
             one.top_p[i : i + 1],
+            one.min_p[i : i + 1],
             one.seed[i : i + 1],
             one.position[i : i + 1],
         )
@@ -96,3 +113,14 @@ def test_greedy_rows_stay_greedy_beside_drawn_ones() -> None:
     mixed.temperature[::2] = 0
     tokens = sample(LOGITS.repeat(4, 1), mixed)
     assert tokens[0] == tokens[2] == 0
+
+
+def test_choices_of_one_seed_draw_apart() -> None:
+    logits = torch.zeros(400, 1000)
+    drawn = [sample(logits, rows(400, seed=choice_seed(5, choice))) for choice in range(4)]
+    drawn.append(sample(logits, rows(400, seed=6)))
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            assert (a == b).sum() < 8  # 0.4 are expected to agree by chance
+    assert choice_seed(5, 0) == 5
+    assert len({choice_seed(seed, choice) for seed in range(50) for choice in range(50)}) == 2500

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 from penstock import models
 from penstock.engine import facts
+from penstock.engine.generation import Generation, generations
 from penstock.engine.kv import KVStore
 from penstock.engine.model import loader
 from penstock.engine.model.config import ModelConfig
@@ -21,10 +23,13 @@ from penstock.engine.request import (
     EngineStats,
     GenerateRequest,
     ModelFacts,
+    SamplingParams,
+    Timing,
 )
-from penstock.engine.runner import Generation, Runner, Spent
+from penstock.engine.runner import Runner, Spent
 from penstock.schedule import Policy, QueueFull, RequestRefused, Scheduler, Sequence
 from penstock.schedule.keys import PageKeys
+from penstock.schedule.sequence import Keys, no_keys
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +51,8 @@ class Engine:
     """Serves requests on one decoder.
 
     The caller owns the loop: `submit` and `abort` at any time between steps,
-    `step` while `has_work`. Every accepted request ends with exactly one
-    `Delta` that has a `finish_reason`. Not thread-safe: one thread calls.
+    `step` while `has_work`. Every choice of an accepted request ends with exactly
+    one `Delta` that has a `finish_reason`. Not thread-safe: one thread calls.
     """
 
     def __init__(self, decoder: Decoder, about: ModelFacts, options: EngineOptions) -> None:
@@ -75,6 +80,7 @@ class Engine:
         longest = -(-min(about.max_model_len, self.scheduler.capacity()) // options.page_size)
         self._runner = Runner(decoder, kv, rows=options.max_running, longest=longest)
         self._generations: dict[Sequence, Generation] = {}
+        self._alive: dict[str, dict[int, Sequence]] = {}  # by request, by choice or beam
         self._eos = frozenset(config.eos_token_ids)
         self._counters = Counters()
         self._scheduling = 0.0  # seconds
@@ -118,38 +124,61 @@ class Engine:
         the queue has no room, `ValueError` for an id that is in use.
         """
         about, prompt, params = self.facts, request.prompt, request.params
-        bad = next((t for t in prompt if not 0 <= t < about.vocab_size), None)
-        if bad is not None:
-            raise RequestRefused(
-                f"prompt holds token id {bad}; this model's ids are 0 to {about.vocab_size - 1}.",
-                field="prompt",
-            )
+        if request.id in self._alive:
+            raise ValueError(f"request id {request.id!r} is in use.")
+        self._check_ids(prompt, "prompt", "prompt")
+        self._check_ids(params.logit_bias, "logit_bias", "logit_bias")
         longest = min(about.max_model_len, self.scheduler.capacity())
         limit = longest if params.max_tokens is None else len(prompt) + params.max_tokens
         if limit > about.max_model_len or len(prompt) >= longest:
             raise _too_long(len(prompt), params.max_tokens, longest)
-        generation = Generation(
-            tokens=list(prompt),
-            params=params,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
-        )
-        sequence = Sequence(
-            id=request.id,
-            prompt=len(prompt),
-            limit=limit,
-            keys=PageKeys(generation.tokens, about.page_size),
-            priority=request.priority,
-        )
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        made = generations(request, seed, self._enders(params), limit)
+        sequences = [
+            Sequence(
+                id=(request.id, generation.index),
+                prompt=len(prompt),
+                limit=limit,
+                keys=self._keys(generation),
+                priority=request.priority,
+            )
+            for generation in made
+        ]
+        if params.beam is not None:
+            for sequence in sequences:
+                sequence.peers = tuple(sequences)
         try:
-            self.scheduler.add(sequence, now=time.monotonic())
+            self.scheduler.add(*sequences, now=time.monotonic())
         except QueueFull as full:
             full.retry_after_s = self._retry_after()
             raise
-        self._generations[sequence] = generation
+        self._generations |= zip(sequences, made, strict=True)
+        self._alive[request.id] = dict(enumerate(sequences))
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one choice of it, at the next step; unknown ids are ignored."""
-        self.scheduler.abort(request_id)
+        for choice, sequence in self._alive.get(request_id, {}).items():
+            if index in (None, choice):
+                self.scheduler.abort(sequence.id)
+
+    def _check_ids(self, ids: Iterable[int], what: str, field: str) -> None:
+        last = self.facts.vocab_size - 1
+        if (bad := next((t for t in ids if not 0 <= t <= last), None)) is not None:
+            raise RequestRefused(
+                f"{what} holds token id {bad}; this model's ids are 0 to {last}.", field=field
+            )
+
+    def _enders(self, params: SamplingParams) -> frozenset[int]:
+        """Tokens that end a sequence."""
+        return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
+
+    def _keys(self, generation: Generation) -> Keys:
+        if generation.prompt_logprobs is not None:
+            return no_keys  # all of its prompt must be computed to be rated
+        if generation.search is not None:
+            # Beams share what they write by branching; only the prompt is for all.
+            return PageKeys(generation.request.prompt, self.facts.page_size)
+        return PageKeys(generation.tokens, self.facts.page_size)
 
     def step(self) -> list[Delta]:
         """Run one step of the model; return what it added, for each request that changed.
@@ -158,13 +187,16 @@ class Engine:
         finish_reason "error"; the engine goes on with the rest.
         """
         started = time.perf_counter()
-        plan = self.scheduler.schedule(time.monotonic())
-        planned = time.perf_counter()
-        self._scheduling += planned - started
+        now = time.monotonic()
+        plan = self.scheduler.schedule(now)
+        self._scheduling += time.perf_counter() - started
         deltas: dict[Sequence, Delta] = {}
         self._end(deltas)  # aborted since the last step; their rows are wanted now
         error = None
         if plan is not None:
+            for chunk in plan.chunks:
+                generation = self._generations[chunk.sequence]
+                generation.started = generation.started or now
             try:
                 sampled = self._runner.run(plan, self._generations)
             except Exception as broken:  # the step's requests fail, the engine lives
@@ -173,24 +205,56 @@ class Engine:
                 self.scheduler.fail()
             else:
                 computed = time.perf_counter()
-                stopped = []
-                for sequence, generation in sampled:
-                    token = generation.tokens[-1]
-                    deltas[sequence] = self._delta(sequence, [token])
-                    if len(generation.tokens) == sequence.prompt + 1:
-                        self._counters.prompt_tokens += sequence.prompt
-                        self._counters.cached_tokens += sequence.cached
-                    params = generation.params
-                    if token in params.stop_token_ids or (
-                        token in self._eos and not params.ignore_eos
-                    ):
-                        stopped.append(sequence)
+                stopped = self._account(sampled, deltas)
                 self.scheduler.apply(plan, stopped)
-                self._counters.output_tokens += len(sampled)
                 self._scheduling += time.perf_counter() - computed
+                self._branch(sampled)
             self._counters.steps += 1
         self._end(deltas, error)
         return list(deltas.values())
+
+    def _account(
+        self, sampled: list[tuple[Sequence, Generation]], deltas: dict[Sequence, Delta]
+    ) -> list[Sequence]:
+        """Report what was sampled; return who sampled a token that ends it."""
+        now = time.monotonic()
+        stopped = []
+        for sequence, generation in sampled:
+            token = generation.tokens[-1]
+            newborn = generation.first == 0.0
+            if newborn:
+                generation.first = now
+                if generation.index == 0:
+                    self._counters.prompt_tokens += sequence.prompt
+                    self._counters.cached_tokens += sequence.cached
+            if generation.search is not None:
+                if generation.search.done:
+                    stopped.append(sequence)
+                continue
+            delta = deltas[sequence] = self._delta(sequence, generation, [token])
+            if generation.logprobs is not None:
+                delta.logprobs = generation.logprobs
+            if newborn:
+                delta.prompt_logprobs = generation.prompt_logprobs
+            self._counters.output_tokens += 1
+            params = generation.request.params
+            if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+                stopped.append(sequence)
+        return stopped
+
+    def _branch(self, sampled: list[tuple[Sequence, Generation]]) -> None:
+        """Give the beams that live on the pages of those they go on from."""
+        parents: dict[Sequence, Sequence] = {}
+        moved = []
+        for sequence, generation in sampled:
+            search = generation.search
+            if search is not None and not search.done:
+                parent = sequence.peers[search.moves[generation.index][0]]
+                if parent is not sequence:
+                    parents[sequence] = parent
+                    moved.append((sequence, generation))
+        if parents:
+            self._runner.branch(self.scheduler.branch(parents), moved)
 
     def stats(self) -> EngineStats:
         """Return a snapshot of queue, pages and totals."""
@@ -214,10 +278,27 @@ class Engine:
 
     def _end(self, deltas: dict[Sequence, Delta], error: str | None = None) -> None:
         """Turn each end the scheduler reports into a finish reason and let go of its state."""
+        now = time.monotonic()
         for ended in self.scheduler.ended:
             sequence = ended.sequence
-            delta = deltas.setdefault(sequence, self._delta(sequence, []))
+            generation = self._generations.pop(sequence)
+            self._runner.unseat(generation)
+            request = generation.request
+            del self._alive[request.id][generation.index]
+            if not self._alive[request.id]:
+                del self._alive[request.id]
+            if generation.index >= request.params.n:
+                continue  # a beam that nobody asked to see
+            delta = deltas.get(sequence)
+            if delta is None:
+                delta = deltas[sequence] = self._delta(sequence, generation, [])
             delta.finish_reason = ended.reason
+            if generation.search is not None and generation.search.done:
+                best = generation.search.finished[generation.index]
+                delta.token_ids, delta.finish_reason = best.tokens, best.reason
+                delta.score = best.score
+                self._counters.output_tokens += len(best.tokens)
+            delta.timing = _timing(sequence, generation, now)
             counters = self._counters
             if ended.reason == "abort":
                 counters.cancelled += 1
@@ -226,12 +307,12 @@ class Engine:
                 delta.error = error
             else:
                 counters.finished += 1
-            self._runner.unseat(self._generations.pop(sequence))
         self.scheduler.ended.clear()
 
-    def _delta(self, sequence: Sequence, tokens: list[int]) -> Delta:
+    def _delta(self, sequence: Sequence, generation: Generation, tokens: list[int]) -> Delta:
         return Delta(
-            request_id=str(sequence.id),
+            request_id=generation.request.id,
+            index=generation.index,
             token_ids=tokens,
             prompt_tokens=sequence.prompt,
             cached_tokens=sequence.cached,
@@ -243,6 +324,17 @@ class Engine:
         spent = self.spent
         busy = spent.schedule + spent.prepare + spent.model + spent.sample + spent.account
         return min(60.0, max(1.0, busy / ended if ended else 1.0))
+
+
+def _timing(sequence: Sequence, generation: Generation, now: float) -> Timing:
+    started = generation.started or now
+    first = generation.first or now
+    return Timing(
+        queue_s=started - sequence.arrival,
+        prefill_s=first - started,
+        decode_s=now - first,
+        preemptions=sequence.preemptions,
+    )
 
 
 def _too_long(prompt: int, max_tokens: int | None, longest: int) -> RequestRefused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +45,9 @@ class KVPages(Protocol):
         written hold finite numbers, so that masking them out is enough.
         """
 
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole pages, int64 [N] each, as if all at once: a target may be a source too."""
+
 
 class PlainPages:
     """Pages kept as they are computed, in fp32 or bf16."""
@@ -67,6 +70,10 @@ class PlainPages:
     def gather(self, pages: Tensor) -> Tensor:
         """As `KVPages.gather`."""
         return self._pages.index_select(1, pages).view(self._shape)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """As `KVPages.copy`."""
+        self._pages.index_copy_(1, targets, self._pages.index_select(1, sources))
 
 
 def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -135,12 +142,20 @@ class KVStore:
         """The pages that decoder layer `index` reads."""
         return self._layers[index]
 
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy pages in every layer; see `KVPages.copy`."""
+        for pages in self._stored():
+            pages.copy(sources, targets)
+
     @property
     def bytes_per_page(self) -> int:
         """Bytes of one page over all layers, shared ones counted once."""
-        return sum(pages.bytes_per_page for pages in {id(p): p for p in self._layers}.values())
+        return sum(pages.bytes_per_page for pages in self._stored())
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token's K and V over all layers."""
         return self.bytes_per_page // self.page_size
+
+    def _stored(self) -> Iterable[KVPages]:
+        return {id(pages): pages for pages in self._layers}.values()

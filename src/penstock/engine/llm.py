@@ -22,27 +22,59 @@ from penstock.engine.request import (
     GenerateRequest,
     ModelFacts,
     SamplingParams,
+    TokenLogprob,
 )
 
 Prompt = str | list[int]
 
 
 @dataclass(slots=True)
-class Completion:
-    """One finished request. Special tokens are in `token_ids`, not in `text`."""
+class Choice:
+    """One continuation of a prompt. Special tokens are in `token_ids`, not in `text`."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    logprobs: list[TokenLogprob]
+    score: float | None  # of a beam
+    error: str | None
+
+
+@dataclass(slots=True)
+class Completion:
+    """One finished request: its choices, beams best first."""
+
+    choices: list[Choice]
     prompt_tokens: int
     cached_tokens: int
-    error: str | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None
+
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Token ids of the first choice."""
+        return self.choices[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.choices[0].finish_reason
+
+    @property
+    def error(self) -> str | None:
+        """What the first choice failed of, if it did."""
+        return self.choices[0].error
 
 
 @dataclass(slots=True)
 class TextDelta:
     """What one step added to a stream. Text lags tokens while a character is incomplete."""
 
+    index: int  # of the choice
     token_ids: list[int]
     text: str
     finish_reason: FinishReason | None
@@ -89,39 +121,53 @@ class LLM:
             )
             for p, chosen in zip(prompts, each, strict=True)
         ]
-        done: dict[str, Completion] = {}
-        tokens: dict[str, list[int]] = {request.id: [] for request in requests}
+        said: dict[str, list[Delta]] = {request.id: [] for request in requests}
+        missing = {request.id: request.params.n for request in requests}
         try:
             for request in requests:
                 self.engine.submit(request)
             while self.engine.has_work:
-                before = len(done)
+                before = len(missing)
                 deltas = self.engine.step()
                 for delta in deltas:
-                    tokens[delta.request_id] += delta.token_ids
+                    said[delta.request_id].append(delta)
                     if delta.finish_reason is not None:
-                        done[delta.request_id] = self._completion(tokens[delta.request_id], delta)
-                if progress and len(done) > before:
-                    progress(len(done))
+                        missing[delta.request_id] -= 1
+                        if not missing[delta.request_id]:
+                            del missing[delta.request_id]
+                if progress and len(missing) < before:
+                    progress(len(requests) - len(missing))
                 if not deltas and self.engine.wake_at is not None:
                     time.sleep(max(0.0, self.engine.wake_at - time.monotonic()))
         finally:
-            for request in requests:
-                if request.id not in done:
-                    self.engine.abort(request.id)
+            for request_id in missing:
+                self.engine.abort(request_id)
             while self.engine.has_work:
                 self.engine.step()
-        return [done[request.id] for request in requests]
+        return [self._completion(said[request.id]) for request in requests]
 
-    def _completion(self, token_ids: list[int], last: Delta) -> Completion:
-        assert last.finish_reason is not None
-        text = self.tokenizer.stream(continues=True)
+    def _completion(self, deltas: list[Delta]) -> Completion:
+        by_choice: dict[int, list[Delta]] = {}
+        for delta in deltas:
+            by_choice.setdefault(delta.index, []).append(delta)
+        last = by_choice[0][-1]
         return Completion(
+            choices=[self._choice(by_choice[index]) for index in sorted(by_choice)],
+            prompt_tokens=last.prompt_tokens,
+            cached_tokens=last.cached_tokens,
+            prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs), None),
+        )
+
+    def _choice(self, deltas: list[Delta]) -> Choice:
+        token_ids = [token for delta in deltas for token in delta.token_ids]
+        text, last = self.tokenizer.stream(continues=True), deltas[-1]
+        assert last.finish_reason is not None
+        return Choice(
             text=text.push(token_ids) + text.flush(),
             token_ids=token_ids,
             finish_reason=last.finish_reason,
-            prompt_tokens=last.prompt_tokens,
-            cached_tokens=last.cached_tokens,
+            logprobs=[view for delta in deltas for view in delta.logprobs],
+            score=last.score,
             error=last.error,
         )
 
@@ -139,7 +185,10 @@ class AsyncLLM:
         self._commands: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closing = False
-        self._queues: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Delta]]] = {}
+        # By request: where its deltas go, and the choices whose end is yet to come.
+        self._queues: dict[
+            str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Delta], set[int]]
+        ] = {}
         self._ids = count()
         self._thread = threading.Thread(target=self._run, name="penstock-engine", daemon=True)
         self._thread.start()
@@ -155,7 +204,7 @@ class AsyncLLM:
         params: SamplingParams | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[TextDelta]:
-        """Yield what each step adds; the last delta has a `finish_reason`.
+        """Yield what each step adds; the last delta of each choice has a `finish_reason`.
 
         Leaving the iterator early aborts the request. Raises as `Engine.submit`.
         """
@@ -174,19 +223,21 @@ class AsyncLLM:
             except Exception as refused:
                 loop.call_soon_threadsafe(_settle, accepted, refused)
             else:
-                self._queues[request.id] = (loop, queue)
+                self._queues[request.id] = (loop, queue, set(range(request.params.n)))
                 loop.call_soon_threadsafe(_settle, accepted, None)
 
         self._do(submit)
-        text = self.tokenizer.stream(continues=True)
-        finished = False
+        texts = [self.tokenizer.stream(continues=True) for _ in range(request.params.n)]
+        unfinished = request.params.n
         try:
             await accepted
-            while not finished:
+            while unfinished:
                 delta = await queue.get()
-                finished = delta.finish_reason is not None
-                piece = text.push(delta.token_ids) + (text.flush() if finished else "")
+                text, ended = texts[delta.index], delta.finish_reason is not None
+                unfinished -= ended
+                piece = text.push(delta.token_ids) + (text.flush() if ended else "")
                 yield TextDelta(
+                    index=delta.index,
                     token_ids=delta.token_ids,
                     text=piece,
                     finish_reason=delta.finish_reason,
@@ -195,7 +246,7 @@ class AsyncLLM:
                     error=delta.error,
                 )
         finally:
-            if not finished and not (accepted.done() and accepted.exception()):
+            if unfinished and not (accepted.done() and accepted.exception()):
                 self._do(lambda: self._engine.abort(request.id))
 
     async def close(self) -> None:
@@ -238,9 +289,11 @@ class AsyncLLM:
         """Hand a step's deltas over, with one call for each event loop that waits."""
         batches: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[Delta], Delta]]] = {}
         for delta in deltas:
-            loop, queue = self._queues[delta.request_id]
+            loop, queue, coming = self._queues[delta.request_id]
             if delta.finish_reason is not None:
-                del self._queues[delta.request_id]
+                coming.discard(delta.index)
+                if not coming:
+                    del self._queues[delta.request_id]
             batches.setdefault(loop, []).append((queue, delta))
         for loop, batch in batches.items():
             with suppress(RuntimeError):  # that loop is closed: nobody listens any more

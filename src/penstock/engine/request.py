@@ -176,6 +176,7 @@ class Delta(msgspec.Struct, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens whose K and V were already there
     timing: Timing | None = None  # with the finish_reason
+    score: float | None = None  # of a beam, with its finish_reason
 
 
 class EngineStats(msgspec.Struct, kw_only=True):

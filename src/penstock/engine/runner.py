@@ -12,22 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penstock.engine.beam import BeamSearch
+from penstock.engine.generation import Generation
 from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.model.decoder import Decoder
-from penstock.engine.request import SamplingParams
 from penstock.engine.sampling import SamplingRows, sample
-from penstock.schedule import Sequence, StepPlan
-
-
-@dataclass(slots=True)
-class Generation:
-    """A sequence's tokens, which the scheduler counts and never sees."""
-
-    tokens: list[int]  # the prompt, then what was sampled
-    params: SamplingParams
-    seed: int
-    row: int = -1  # its row in the runner's tables while it runs
+from penstock.engine.scores import score
+from penstock.engine.shaping import shape
+from penstock.schedule import Chunk, Sequence, StepPlan
 
 
 class Spent(msgspec.Struct):
@@ -50,6 +43,7 @@ class Tables:
     temperature: NDArray[np.float32]
     top_k: NDArray[np.int64]
     top_p: NDArray[np.float32]
+    min_p: NDArray[np.float32]
     seed: NDArray[np.int64]
     free: list[int] = field(default_factory=list)
 
@@ -63,6 +57,7 @@ class Tables:
             temperature=np.zeros(rows, np.float32),
             top_k=np.zeros(rows, np.int64),
             top_p=np.ones(rows, np.float32),
+            min_p=np.zeros(rows, np.float32),
             seed=np.zeros(rows, np.int64),
             free=list(range(rows))[::-1],
         )
@@ -86,11 +81,12 @@ class Runner:
         """Give a row to a sequence that starts, or resumes, to run; it keeps one it has."""
         if generation.row >= 0:
             return
-        tables, params = self._tables, generation.params
+        tables, params = self._tables, generation.request.params
         row = generation.row = tables.free.pop()
-        tables.temperature[row] = params.temperature
+        tables.temperature[row] = 0.0 if generation.search else params.temperature
         tables.top_k[row] = params.top_k
         tables.top_p[row] = params.top_p
+        tables.min_p[row] = params.min_p
         tables.seed[row] = generation.seed
 
     def unseat(self, generation: Generation) -> None:
@@ -117,23 +113,28 @@ class Runner:
         prefilled = [(c.sequence, generations[c.sequence]) for c in plan.chunks if c.samples]
         decode_rows = [g.row for _, g in decoding] + self._padding(plan.padding)
         rows = np.array(decode_rows + [g.row for _, g in prefilled], np.int64)
-        batch = self._batch(plan, rows[: len(decode_rows)], generations)
+        batch, scored = self._batch(plan, rows[: len(decode_rows)], generations)
         sampling = SamplingRows(
             temperature=tables.temperature[rows],
             top_k=tables.top_k[rows],
             top_p=tables.top_p[rows],
+            min_p=tables.min_p[rows],
             seed=tables.seed[rows],
             position=tables.computed[rows] + 1,
         )
         prepared = time.perf_counter()
         logits = self.decoder.forward(batch, self.kv)
         computed = time.perf_counter()
-        tokens = sample(logits, sampling).numpy(force=True)
+        if scored:
+            logits = self._score_prompts(logits, scored)
+        idle = len(decode_rows) - len(decoding)
+        at = [*range(len(decoding)), *range(len(decode_rows), len(rows))]
+        chosen = self._choose(logits, sampling, [g for _, g in decoding + prefilled], at)
         sampled = time.perf_counter()
         tables.computed[rows] += 1
-        tables.last[rows] = tokens
-        new = tokens.tolist()
-        del new[len(decoding) : len(decode_rows)]  # what idle rows drew
+        tables.last[rows] = chosen
+        new = chosen.tolist()
+        del new[len(decoding) : len(decoding) + idle]  # what idle rows drew
         for (_, generation), token in zip(decoding + prefilled, new, strict=True):
             generation.tokens.append(token)
         spent = self.spent
@@ -142,6 +143,62 @@ class Runner:
         spent.sample += sampled - computed
         spent.account += time.perf_counter() - sampled
         return decoding + prefilled
+
+    def _choose(
+        self, logits: Tensor, sampling: SamplingRows, who: list[Generation], at: list[int]
+    ) -> NDArray[np.int64]:
+        """Choose a token for each row of `logits`; row `at[i]` is that of `who[i]`.
+
+        On the way it does what some of them ask for: shapes their logits,
+        takes a step of their search, notes their log probabilities.
+        """
+        special = [(row, g) for row, g in zip(at, who, strict=True) if not g.plain]
+        if not special:
+            return sample(logits, sampling).numpy(force=True)
+        noted = [(row, g) for row, g in special if g.logprobs is not None]
+        plainly = logits[[row for row, _ in noted]]  # a copy, before it is shaped
+        if shaped := [(row, g.shaping) for row, g in special if g.shaping is not None]:
+            shape(logits, shaped)
+        tokens = sample(logits, sampling).numpy(force=True)
+        searches: dict[BeamSearch, list[tuple[int, Generation]]] = {}
+        for row, generation in special:
+            if generation.search is not None:
+                searches.setdefault(generation.search, []).append((row, generation))
+        for search, beams in searches.items():
+            _search(search, sorted(beams, key=lambda beam: beam[1].index), logits, tokens)
+        if noted:
+            tops = [g.request.params.logprobs or 0 for _, g in noted]
+            views = score(plainly, tokens[[row for row, _ in noted]].tolist(), tops)
+            for (_, generation), view in zip(noted, views, strict=True):
+                generation.logprobs = [view]
+        for row, shaping in shaped:
+            shaping.took(int(tokens[row]))
+        return tokens
+
+    def _score_prompts(self, logits: Tensor, scored: list[tuple[Generation, int, int]]) -> Tensor:
+        """Note the log probabilities of prompt tokens; return the rows that are sampled.
+
+        `scored` says which rows of `logits` are of whose prompt: (whose, first, end).
+        """
+        sampled = torch.ones(len(logits), dtype=torch.bool)
+        for generation, first, end in scored:
+            known = generation.prompt_logprobs
+            assert known is not None
+            following = generation.request.prompt[len(known) : len(known) + end - first]
+            top = generation.request.params.prompt_logprobs or 0
+            known += score(logits[first:end], following, [top] * len(following))
+            sampled[first:end] = False
+        return logits[sampled.to(logits.device)]
+
+    def branch(
+        self, copies: list[tuple[int, int]], moved: list[tuple[Sequence, Generation]]
+    ) -> None:
+        """Copy pages, and take the tables of sequences whose pages were exchanged."""
+        if copies:
+            sources, targets = np.array(copies, np.int64).T
+            self.kv.copy(self._tensor(sources.copy()), self._tensor(targets.copy()))
+        for sequence, generation in moved:
+            self._tables.pages[generation.row, : len(sequence.pages)] = sequence.pages
 
     def _padding(self, count: int) -> list[int]:
         """Rows for the idle part of a static batch: one token each, in the scratch page."""
@@ -158,8 +215,11 @@ class Runner:
         plan: StepPlan,
         rows: NDArray[np.int64],
         generations: Mapping[Sequence, Generation],
-    ) -> StepBatch:
-        """Lay out the decodes of table rows `rows`, then the chunks."""
+    ) -> tuple[StepBatch, list[tuple[Generation, int, int]]]:
+        """Lay out the decodes of table rows `rows`, then the chunks.
+
+        Returns also which rows of the logits are of prompts: (whose, first, end).
+        """
         tables, size = self._tables, self.kv.page_size
         positions = [tables.computed[rows]]
         tokens = [tables.last[rows]]
@@ -167,6 +227,7 @@ class Runner:
         longest = int(positions[0].max()) + 1 if len(rows) else 0
         decode_tables = tables.pages[rows, : -(-longest // size)]
         wanted = list(range(len(rows)))
+        scored: list[tuple[Generation, int, int]] = []
         spans: list[PrefillSpan] = []
         start = len(rows)
         for chunk in plan.chunks:
@@ -179,10 +240,13 @@ class Runner:
             tokens.append(np.array(generation.tokens[chunk.start : chunk.end], np.int64))
             slots.append(table[span // size] * size + span % size)
             spans.append(PrefillSpan(start, start + count, self._tensor(table), chunk.end))
+            if (asked := _unscored(generation, chunk)) is not None:
+                scored.append((generation, len(wanted), len(wanted) + len(asked)))
+                wanted += [start + position - chunk.start for position in asked]
             start += count
             if chunk.samples:
                 wanted.append(start - 1)
-        return StepBatch(
+        batch = StepBatch(
             tokens=self._tensor(np.concatenate(tokens)),
             positions=self._tensor(np.concatenate(positions)),
             slots=self._tensor(np.concatenate(slots)),
@@ -193,6 +257,32 @@ class Runner:
             prefills=spans,
             logit_rows=self._tensor(np.array(wanted, np.int64)),
         )
+        return batch, scored
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _unscored(generation: Generation, chunk: Chunk) -> range | None:
+    """Positions of a chunk whose logits rate a token of the prompt, each of them once."""
+    known = generation.prompt_logprobs
+    if known is None:
+        return None
+    first = max(chunk.start, len(known) - 1)
+    end = min(chunk.end, len(generation.request.prompt) - 1)
+    return range(first, end) if first < end else None
+
+
+def _search(
+    search: BeamSearch,
+    beams: list[tuple[int, Generation]],
+    logits: Tensor,
+    tokens: NDArray[np.int64],
+) -> None:
+    """Take one step of a search; write what its beams take into `tokens` and their own lists."""
+    rows = [row for row, _ in beams]
+    search.step(logits[rows].log_softmax(-1))
+    before = [generation.tokens for _, generation in beams]
+    for (row, generation), (parent, token) in zip(beams, search.moves, strict=True):
+        generation.tokens = list(before[parent])
+        tokens[row] = token

@@ -2,8 +2,8 @@
 
 Randomness is Gumbel-max: argmax(logits / temperature + g) with g = -log(-log u)
 is a draw from softmax(logits / temperature) (Gumbel 1954; Maddison et al.
-2014). Each u is a hash of (seed, position, token id), so a draw depends on
-nothing else: not on the batch, a preemption, or what was drawn before.
+2014). Each u is a hash of (seed, choice, position, token id), so a draw depends
+on nothing else: not on the batch, a preemption, or what was drawn before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class SamplingRows:
     temperature: NDArray[np.float32]  # 0: greedy
     top_k: NDArray[np.int64]  # 0: off
     top_p: NDArray[np.float32]  # 1: off
-    seed: NDArray[np.int64]
+    min_p: NDArray[np.float32]  # 0: off
+    seed: NDArray[np.int64]  # of the choice: see `choice_seed`
     position: NDArray[np.int64]  # index of the token to be drawn
 
 
@@ -31,7 +32,8 @@ def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
     """Choose a token for each row of fp32 `logits` [L, vocab]; returns int64 [L].
 
     Filters apply as in the field: temperature, then top-k, then top-p over
-    what top-k left. Ties go to the lowest token id.
+    what top-k left; min-p is a share of the likeliest token's probability
+    (Nguyen et al. 2024). Ties go to the lowest token id.
     """
     tokens = logits.argmax(-1)
     drawn = np.flatnonzero(rows.temperature > 0)
@@ -43,9 +45,11 @@ def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
 
     index = torch.from_numpy(drawn).to(logits.device)
     scaled = logits[index] / column(rows.temperature)
-    top_k, top_p = rows.top_k[drawn], rows.top_p[drawn]
-    if ((top_k > 0) | (top_p < 1)).any():
+    if ((rows.top_k[drawn] > 0) | (rows.top_p[drawn] < 1)).any():
         _filter(scaled, column(rows.top_k), column(rows.top_p))
+    if (rows.min_p[drawn] > 0).any():
+        floor = scaled.max(-1, keepdim=True).values + column(rows.min_p).log()
+        scaled.masked_fill_(scaled < floor, float("-inf"))
     scaled += gumbel(column(_keys(rows.seed, rows.position)), logits.shape[-1])
     tokens[index] = scaled.argmax(-1)
     return tokens
@@ -64,10 +68,23 @@ def _filter(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> None:
     scaled.masked_fill_(torch.zeros_like(excluded).scatter_(-1, order, excluded), float("-inf"))
 
 
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of a request's choices; that of choice 0 is the request's own."""
+    if choice == 0:
+        return seed
+    # Apart from the keys below, which step through the seed's own sequence.
+    mixed = _splitmix(np.array([seed], np.int64), np.array([choice], np.int64), 0xD1B54A32D192ED03)
+    return int(mixed[0])
+
+
 def _keys(seed: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One 64-bit key for each (seed, position), by splitmix64 (Steele et al. 2014)."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    x = seed.astype(np.uint64) + golden * (position.astype(np.uint64) + np.uint64(1))
+    """One 64-bit key for each (seed, position)."""
+    return _splitmix(seed, position + 1, 0x9E3779B97F4A7C15)
+
+
+def _splitmix(start: NDArray[np.int64], step: NDArray[np.int64], gamma: int) -> NDArray[np.int64]:
+    """Output of splitmix64 (Steele et al. 2014) after `step` steps of `gamma` from `start`."""
+    x = start.astype(np.uint64) + np.uint64(gamma) * step.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     keys: NDArray[np.int64] = (x ^ (x >> np.uint64(31))).view(np.int64)
