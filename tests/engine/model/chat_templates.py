@@ -1,5 +1,7 @@
 """Chat templates of our own that use what those of well-known models use."""
 
+# ruff: noqa: E501  (jinja2 has no way to break a line)
+
 from __future__ import annotations
 
 QWEN = r"""

@@ -43,17 +43,28 @@ PLAIN = [
 ]
 WITH_TOOLS = [
     *PLAIN,
-    {"role": "assistant", "content": "", "tool_calls": [call("get_weather", "abcdefgh1", city="Zürich", days=[1, {"a": None}])]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call("get_weather", "abcdefgh1", city="Zürich", days=[1, {"a": None}])],
+    },
     {"role": "tool", "tool_call_id": "abcdefgh1", "content": '{"sun": true}'},
     {"role": "assistant", "content": "Sunny."},
     {"role": "user", "content": "And now?"},
-]  # fmt: skip
+]
 PARALLEL = [
     {"role": "user", "content": "Both?"},
-    {"role": "assistant", "content": "Well.", "tool_calls": [call("now", "abcdefgh1"), call("get_weather", "abcdefgh2", city="</tool_call>")]},
+    {
+        "role": "assistant",
+        "content": "Well.",
+        "tool_calls": [
+            call("now", "abcdefgh1"),
+            call("get_weather", "abcdefgh2", city="</tool_call>"),
+        ],
+    },
     {"role": "tool", "tool_call_id": "abcdefgh1", "content": "12:00"},
     {"role": "tool", "tool_call_id": "abcdefgh2", "content": "rain"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("source", [QWEN, LLAMA, MISTRAL], ids=["qwen", "llama", "mistral"])
@@ -140,7 +151,7 @@ def test_arguments_that_are_no_object_are_refused(arguments, why):
 def test_loop_variables_are_what_they_were_without_a_bound():
     source = (
         "{% for m in messages if m.role != 'system' %}{{ loop.index }}/{{ loop.length }}"
-        "{{ loop.previtem.role }}>{{ m.role }}>{{ loop.nextitem.role }}"
+        "{{ (loop.previtem or {}).role }}>{{ m.role }}>{{ (loop.nextitem or {}).role }}"
         "{% if loop.last %}.{% endif %}{% else %}none{% endfor %}"
         "{% for key, value in {'a': 1}.items() %}{{ key }}{{ value }}{% break %}{% endfor %}"
         "{% for x in [[1, [2]], 3] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}"
