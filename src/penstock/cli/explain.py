@@ -21,6 +21,7 @@ def explain(
     ] = 1.0,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens that top-k keeps.")] = 40,
     top_p: Annotated[float, typer.Option(help="Probability that top-p keeps.")] = 0.9,
+    beams: Annotated[int, typer.Option(min=1, max=128, help="Width of the beam search.")] = 4,
     seed: Annotated[int, typer.Option(help="Of all that draws.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
 ) -> None:
@@ -36,7 +37,12 @@ def explain(
     print("Running the prompt and measuring this machine ...", file=sys.stderr)
     try:
         settings = engine.Settings(
-            tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            beams=beams,
+            seed=seed,
         )
         told = engine.explain(prompt, model, settings)
     except (ValueError, OSError) as error:

@@ -11,6 +11,8 @@ from statistics import median
 from typing import Literal
 
 import msgspec
+import numpy as np
+import torch
 from torch import Tensor
 
 from penstock.engine.engine import Engine
@@ -18,7 +20,9 @@ from penstock.engine.llm import LLM
 from penstock.engine.model.decoder import Decoder
 from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
-from penstock.engine.request import FinishReason, GenerateRequest, ModelFacts, SamplingParams
+from penstock.engine.request import Beam, FinishReason, GenerateRequest, ModelFacts, SamplingParams
+from penstock.engine.sampling import _keys as keys
+from penstock.engine.sampling import gumbel
 from penstock.engine.stages import Stage, Step, step
 from penstock.engine.watch import Timed, timed_step, watching
 from penstock.predict import hardware
@@ -47,18 +51,25 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A token that could come next; `probability` is the model's own, at temperature 1."""
+    """A token that could come next; `probability` is the model's own, at temperature 1.
+
+    Plain sampling takes the token with the largest `score`, which is
+    logit / temperature + `noise` (Gumbel-max; see `sampling`).
+    """
 
     token: Piece
     logit: float
     probability: float
+    noise: float
+    score: float
 
 
 class Choice(msgspec.Struct, frozen=True):
     """What one way of choosing makes of the prompt: the next token, and how it goes on.
 
     It chooses among `kept` tokens, which hold `mass` of the probability at its
-    temperature. `probability` is the model's own of the token, at temperature 1.
+    temperature. `probability` of the token and `logprob` of the whole
+    continuation (a sum of natural logarithms) are the model's own, at temperature 1.
     """
 
     strategy: Strategy
@@ -68,6 +79,7 @@ class Choice(msgspec.Struct, frozen=True):
     probability: float
     continuation: list[Piece]  # `token` is its first
     text: str
+    logprob: float
     finish_reason: FinishReason
 
 
@@ -81,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     top_k: int = 40
     top_p: float = 0.9
+    beams: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,13 +109,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def params(self) -> dict[Strategy, SamplingParams]:
         """What each strategy asks of the engine."""
         sampled = SamplingParams(
-            max_tokens=self.tokens, temperature=self.temperature, seed=self.seed
+            max_tokens=self.tokens, temperature=self.temperature, seed=self.seed, logprobs=0
         )
         return {
-            "greedy": SamplingParams(max_tokens=self.tokens, temperature=0.0),
+            "greedy": _with(sampled, temperature=0.0),
             "top-k": _with(sampled, top_k=self.top_k),
             "top-p": _with(sampled, top_p=self.top_p),
             "sampling": sampled,
+            "beam": SamplingParams(max_tokens=self.tokens, beam=Beam(width=self.beams)),
         }
 
 
@@ -115,6 +129,7 @@ class Explanation(msgspec.Struct, frozen=True):
     settings: Settings
     tokens: list[Piece]
     candidates: list[Candidate]  # for the next token, likeliest first
+    drawn: Candidate  # what plain sampling takes
     choices: list[Choice]
     tokenize: Stage
     steps: list[Step]
@@ -131,12 +146,16 @@ def explain(prompt: str, model: str = "embedded", settings: Settings | None = No
     settings = settings or Settings()
     _check_text(prompt)
     # The whole prompt in one step, and nothing found in a cache.
-    llm = LLM(model, EngineOptions(max_running=8, max_step_tokens=1 << 20, prefix_sharing=False))
+    options = EngineOptions(
+        max_running=settings.beams, max_step_tokens=1 << 20, prefix_sharing=False
+    )
+    llm = LLM(model, options)
     about, decoder = llm.engine.facts, _decoder(llm.engine)
     ids, tokenizing = _tokenize(llm.tokenizer, prompt)
     _check_length(len(ids), settings.tokens, about.max_model_len)
     passes, logits = _passes(llm.engine, ids, settings)
     machine = hardware.measure(about.weight_bytes, (about.dtype,))
+    candidates, drawn = _candidates(llm.tokenizer, logits, settings, position=len(ids))
     prefills, decodes = zip(*passes, strict=True)
     return Explanation(
         prompt=prompt,
@@ -144,7 +163,8 @@ def explain(prompt: str, model: str = "embedded", settings: Settings | None = No
         hardware=machine,
         settings=settings,
         tokens=[piece(llm.tokenizer, id_) for id_ in ids],
-        candidates=_candidates(llm.tokenizer, logits),
+        candidates=candidates,
+        drawn=drawn,
         choices=_choices(llm, ids, logits, settings),
         tokenize=tokenizing,
         steps=[
@@ -167,13 +187,26 @@ def piece(tokenizer: Tokenizer, id_: int) -> Piece:
         return Piece(id=id_, text=text, bytes=raw.hex(), kind="bytes")
 
 
-def _candidates(tokenizer: Tokenizer, logits: Tensor) -> list[Candidate]:
+def _candidates(
+    tokenizer: Tokenizer, logits: Tensor, settings: Settings, position: int
+) -> tuple[list[Candidate], Candidate]:
+    """The likeliest tokens for `position`, and the one that plain sampling takes."""
     probabilities = logits.softmax(-1)
-    best = logits.topk(min(TOP, len(logits)))
-    return [
-        Candidate(token=piece(tokenizer, id_), logit=logit, probability=float(probabilities[id_]))
-        for logit, id_ in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
+    key = keys(np.array([settings.seed]), np.array([position]))
+    noise = gumbel(torch.from_numpy(key)[:, None], len(logits))[0]
+    scores = logits / settings.temperature + noise
+
+    def candidate(id_: int) -> Candidate:
+        return Candidate(
+            token=piece(tokenizer, id_),
+            logit=float(logits[id_]),
+            probability=float(probabilities[id_]),
+            noise=float(noise[id_]),
+            score=float(scores[id_]),
+        )
+
+    best = logits.topk(min(TOP, len(logits))).indices
+    return [candidate(id_) for id_ in best.tolist()], candidate(int(scores.argmax()))
 
 
 def _choices(llm: LLM, ids: list[int], logits: Tensor, settings: Settings) -> list[Choice]:
@@ -181,8 +214,9 @@ def _choices(llm: LLM, ids: list[int], logits: Tensor, settings: Settings) -> li
     choices = []
     for strategy, params in settings.params().items():
         (completion,) = llm.generate([ids], params)  # alone, as the step that was timed
+        best = completion.choices[0]
         kept, mass = _kept(logits, params)
-        chosen = [piece(llm.tokenizer, id_) for id_ in completion.token_ids]
+        chosen = [piece(llm.tokenizer, id_) for id_ in best.token_ids]
         choices.append(
             Choice(
                 strategy=strategy,
@@ -191,8 +225,12 @@ def _choices(llm: LLM, ids: list[int], logits: Tensor, settings: Settings) -> li
                 token=chosen[0],
                 probability=float(probabilities[chosen[0].id]),
                 continuation=chosen,
-                text=completion.text,
-                finish_reason=completion.finish_reason,
+                text=best.text,
+                # A beam's score is the mean over its tokens.
+                logprob=sum(token.logprob for token in best.logprobs)
+                if best.score is None
+                else best.score * len(chosen),
+                finish_reason=best.finish_reason,
             )
         )
     return choices
@@ -217,7 +255,7 @@ def _passes(
 
     Returns the passes, and the logits [vocab] after the prompt.
     """
-    params = _with(settings.params()["sampling"], max_tokens=2, ignore_eos=True)
+    params = _with(settings.params()["sampling"], max_tokens=2, ignore_eos=True, logprobs=None)
     passes: list[tuple[Timed, Timed]] = []
     stop = time.perf_counter() + WARM_SECONDS
     with watching(_decoder(engine)) as watched:

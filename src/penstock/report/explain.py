@@ -42,12 +42,22 @@ def show(told: Explanation, console: Console) -> None:
         f"The prompt in {len(told.tokens):,} tokens",
         *_prompt(told.tokens, console.width - 4),
     )
-    _part(console, "What may come next", _candidates(told))
     settings = told.settings
     _part(
         console,
-        f"What each way chooses (temperature {settings.temperature:g}, seed {settings.seed})",
+        "What may come next",
+        _candidates(told),
+        Text(
+            f"Sampling takes the largest sum of logit / temperature {settings.temperature:g} and "
+            f"noise of seed {settings.seed}.",
+            "dim",
+        ),
+    )
+    _part(
+        console,
+        "What each way of choosing makes of it",
         _choices(told),
+        Text(f"log p: of all {settings.tokens} tokens, ended earlier by a stop token.", "dim"),
     )
     for step in told.steps:
         _part(console, None, _stages(step, told.tokenize if step.name == "prefill" else None))
@@ -79,18 +89,11 @@ def _sentences(told: Explanation) -> Iterator[str]:
     cost = decode.total.cost
     assert cost is not None
     yield (
-        f"A decode step must read {cost.bytes / 1e6:,.1f} MB and do {cost.flops / 1e6:,.1f} MFLOP; "
-        f"this machine could in {_ms(cost.bound_s)} ms. {_verdict(cost.share)}"
+        f"Such a step cannot do with less than {cost.bytes / 1e6:,.1f} MB read and "
+        f"{cost.flops / 1e6:,.1f} MFLOP, which take this machine {_ms(cost.bound_s)} ms at best: "
+        f"{cost.share:.0%} of the step. The rest is what each operation costs whatever its size, "
+        "which a larger batch shares, and cores left idle."
     )
-
-
-def _verdict(share: float) -> str:
-    if share < 0.5:
-        return (
-            "Most of the step is neither: it is the cost of starting many small operations, "
-            "which a larger batch shares."
-        )
-    return "So the hardware sets the pace: fewer bytes or more sequences in a step are what helps."
 
 
 def _prompt(tokens: Sequence[Piece], width: int) -> Iterator[Text]:
@@ -118,19 +121,24 @@ def _prompt(tokens: Sequence[Piece], width: int) -> Iterator[Text]:
 
 
 def _candidates(told: Explanation) -> Table:
-    grid = _grid("token", ">logit", ">probability", "", gap=2)
-    for candidate in told.candidates:
+    grid = _grid("", ">logit", ">probability", "", ">noise", ">sum", gap=2)
+    shown = list(told.candidates)
+    if told.drawn not in shown:
+        shown.append(told.drawn)
+    for candidate in shown:
         grid.add_row(
             _token(candidate.token),
             f"{candidate.logit:.2f}",
             f"{candidate.probability:.1%}",
             _bar(candidate.probability),
+            f"{candidate.noise:.2f}",
+            Text(f"{candidate.score:.2f}", "bold" if candidate == told.drawn else ""),
         )
     return grid
 
 
 def _choices(told: Explanation) -> Table:
-    grid = _grid("", ">among", ">holding", "chooses", ">with", "and goes on", gap=2)
+    grid = _grid("", ">among", ">holding", "chooses", ">with", ">log p", "and goes on", gap=2)
     for choice in told.choices:
         grid.add_row(
             _way(choice, told),
@@ -138,6 +146,7 @@ def _choices(told: Explanation) -> Table:
             f"{choice.mass:.1%}",
             _token(choice.token),
             f"{choice.probability:.1%}",
+            f"{choice.logprob:.2f}",
             Text("".join(spelled(each) for each in choice.continuation)),
         )
     return grid
@@ -145,7 +154,11 @@ def _choices(told: Explanation) -> Table:
 
 def _way(choice: Choice, told: Explanation) -> str:
     settings = told.settings
-    values = {"top-k": f" {settings.top_k}", "top-p": f" {settings.top_p:g}"}
+    values = {
+        "top-k": f" {settings.top_k}",
+        "top-p": f" {settings.top_p:g}",
+        "beam": f" {settings.beams}",
+    }
     return choice.strategy + values.get(choice.strategy, "")
 
 
