@@ -142,6 +142,8 @@ class ToolCalls:
 
     def _show(self, text: Iterable[str]) -> None:
         for character in text:
+            if self._fresh and self._calls and character.isspace():
+                continue
             self._events.append(Text(character))
             self._fresh = False
 
@@ -306,7 +308,7 @@ def grammar_for(
         functions = [function for function in functions if function["name"] == name]
         parallel = False
     if not functions:
-        raise ValueError("tool_choice: no function of that name is among the tools.")
+        raise ValueError(f"tool_choice: no function {name!r} is among the tools.")
 
     def marker(text: str) -> str:
         id_ = token_id(text)
