@@ -111,6 +111,11 @@ class Engine:
         return self.scheduler.wake_at
 
     @property
+    def decoder(self) -> Decoder:
+        """The model."""
+        return self._runner.decoder
+
+    @property
     def spent(self) -> Spent:
         """Where the time of all steps so far went."""
         spent = self._runner.spent

@@ -50,7 +50,7 @@ def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
     if (rows.min_p[drawn] > 0).any():
         floor = scaled.max(-1, keepdim=True).values + column(rows.min_p).log()
         scaled.masked_fill_(scaled < floor, float("-inf"))
-    scaled += gumbel(column(_keys(rows.seed, rows.position)), logits.shape[-1])
+    scaled += gumbel(column(keys(rows.seed, rows.position)), logits.shape[-1])
     tokens[index] = scaled.argmax(-1)
     return tokens
 
@@ -77,7 +77,7 @@ def choice_seed(seed: int, choice: int) -> int:
     return int(mixed[0])
 
 
-def _keys(seed: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+def keys(seed: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
     """One 64-bit key for each (seed, position)."""
     return _splitmix(seed, position + 1, 0x9E3779B97F4A7C15)
 
