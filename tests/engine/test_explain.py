@@ -17,7 +17,6 @@ from penstock.engine.llm import LLM
 from penstock.engine.model import loader
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.model.config import ModelConfig
-from penstock.engine.model.decoder import Decoder
 from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import Beam, GenerateRequest, SamplingParams
@@ -41,10 +40,6 @@ def llm() -> LLM:
 @pytest.fixture
 def engine() -> Engine:
     return Engine.load("embedded", EngineOptions(prefix_sharing=False))
-
-
-def decoder_of(engine: Engine) -> Decoder:
-    return engine._runner.decoder
 
 
 def logits_after(ids: list[int]) -> torch.Tensor:
@@ -176,7 +171,7 @@ def test_the_stages_add_up(told: Explanation) -> None:
 def test_the_stages_are_nearly_all_of_a_step(engine: Engine) -> None:
     params = SamplingParams(max_tokens=2, ignore_eos=True)
     shares = []
-    with watching(decoder_of(engine)) as watched:
+    with watching(engine.decoder) as watched:
         for index in range(12):
             engine.submit(GenerateRequest(id=str(index), prompt=[5, 6, 7] * 20, params=params))
             for _ in range(2):
@@ -188,7 +183,7 @@ def test_the_stages_are_nearly_all_of_a_step(engine: Engine) -> None:
 
 
 def test_a_watched_decoder_is_left_as_it_was(engine: Engine) -> None:
-    decoder = decoder_of(engine)
+    decoder = engine.decoder
     before = [dict(vars(owner)) for owner in (decoder, *decoder.layers)]
     with pytest.raises(ZeroDivisionError), watching(decoder):
         assert "forward" in vars(decoder)
@@ -200,7 +195,7 @@ def test_a_watched_decoder_is_left_as_it_was(engine: Engine) -> None:
 
 
 def test_a_step_that_fails_is_no_measurement(engine: Engine) -> None:
-    decoder = decoder_of(engine)
+    decoder = engine.decoder
     with watching(decoder) as watched:
         decoder.norm = None  # type: ignore[assignment]
         engine.submit(GenerateRequest(id="broken", prompt=[5]))
@@ -209,7 +204,7 @@ def test_a_step_that_fails_is_no_measurement(engine: Engine) -> None:
 
 
 def test_the_work_counted_is_the_models(engine: Engine) -> None:
-    about, decoder = engine.facts, decoder_of(engine)
+    about, decoder = engine.facts, engine.decoder
     decode = work(decoder, tokens=1, context=40).values()
     assert sum(w.flops for w in decode) == about.flops_per_token + 40 * about.attention_flops
     # Read: weights but norms, K and V of 40 tokens, an embedding row; written: K and V of one.
@@ -225,7 +220,7 @@ def test_the_work_counted_is_the_models(engine: Engine) -> None:
 
 
 def test_a_window_bounds_the_work_of_attention(engine: Engine) -> None:
-    decoder = decoder_of(engine)
+    decoder = engine.decoder
     layer = decoder.layers[0]
     free = work(decoder, tokens=10, context=30)["attention", 0]
     layer.shape = msgspec.structs.replace(layer.shape, window=8)

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from penstock.engine.engine import Engine
 from penstock.engine.llm import LLM
-from penstock.engine.model.decoder import Decoder
 from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import Beam, FinishReason, GenerateRequest, ModelFacts, SamplingParams
-from penstock.engine.sampling import _keys as keys
-from penstock.engine.sampling import gumbel
+from penstock.engine.sampling import gumbel, keys
 from penstock.engine.stages import Stage, Step, step
 from penstock.engine.watch import Timed, timed_step, watching
 from penstock.predict import hardware
@@ -150,7 +148,7 @@ def explain(prompt: str, model: str = "embedded", settings: Settings | None = No
         max_running=settings.beams, max_step_tokens=1 << 20, prefix_sharing=False
     )
     llm = LLM(model, options)
-    about, decoder = llm.engine.facts, _decoder(llm.engine)
+    about, decoder = llm.engine.facts, llm.engine.decoder
     ids, tokenizing = _tokenize(llm.tokenizer, prompt)
     _check_length(len(ids), settings.tokens, about.max_model_len)
     passes, logits = _passes(llm.engine, ids, settings)
@@ -258,7 +256,7 @@ def _passes(
     params = _with(settings.params()["sampling"], max_tokens=2, ignore_eos=True, logprobs=None)
     passes: list[tuple[Timed, Timed]] = []
     stop = time.perf_counter() + WARM_SECONDS
-    with watching(_decoder(engine)) as watched:
+    with watching(engine.decoder) as watched:
         while len(passes) <= FEWEST or (len(passes) <= MOST and time.perf_counter() < stop):
             engine.submit(GenerateRequest(id=f"pass-{len(passes)}", prompt=ids, params=params))
             prefill = timed_step(engine, watched)
@@ -274,10 +272,6 @@ def _tokenize(tokenizer: Tokenizer, prompt: str) -> tuple[list[int], Stage]:
         ids = tokenizer.encode(prompt)
         times.append(time.perf_counter() - started)
     return ids, Stage(name="tokenize", first_s=times[0], warm_s=median(times[1:]))
-
-
-def _decoder(engine: Engine) -> Decoder:
-    return engine._runner.decoder
 
 
 def _with(params: SamplingParams, **changes: object) -> SamplingParams:
