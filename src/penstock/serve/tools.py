@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import deque
 from collections.abc import (
@@ -111,19 +112,29 @@ class ToolCalls:
     def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
         self._format = format
         self._names = [f'"{name}"' for name in names]
+        # Words and the white space between them, none with the first character of a call.
+        self._plain = re.compile(rf"(?:\s*[^\s{{;{re.escape(format.opener[0])}]+)+")
         self._events: list[Event] = []
         self._held: list[str] = []  # read, but neither shown nor part of a call yet
         self._again: deque[str] = deque()  # to be read again
         self._calls = 0
         self._fresh = True  # no text since the beginning or the last call
+        self._outside = True  # before a call's opener
         self._inside = False  # from the beginning of a call's arguments to its last brace
         self._reader = self._read()
         next(self._reader)
 
     def push(self, text: str) -> list[Event]:
         """Take more text; return what is certain now."""
-        for character in text:
-            self._reader.send(character)
+        at = 0
+        while at < len(text):
+            # Most text is far from any call: take it at once.
+            if self._outside and not self._held and (plain := self._plain.match(text, at)):
+                self._show(plain[0])
+                at = plain.end()
+            else:
+                self._reader.send(text[at])
+                at += 1
         return self._take()
 
     def flush(self) -> list[Event]:
@@ -132,7 +143,7 @@ class ToolCalls:
         held = "".join("".join(self._held).split())
         after_call = self._calls > 0 and self._fresh and closing.startswith(held)
         if not self._inside and not after_call:
-            self._show(self._held)
+            self._show("".join(self._held))
         self._held.clear()
         return self._take()
 
@@ -140,11 +151,11 @@ class ToolCalls:
         events, self._events = list(_merged(self._events)), []
         return events
 
-    def _show(self, text: Iterable[str]) -> None:
-        for character in text:
-            if self._fresh and self._calls and character.isspace():
-                continue
-            self._events.append(Text(character))
+    def _show(self, text: str) -> None:
+        if self._calls and self._fresh:
+            text = text.lstrip()
+        if text:
+            self._events.append(Text(text))
             self._fresh = False
 
     # The reader asks for a character with a bare `yield`, so that a description
@@ -154,19 +165,23 @@ class ToolCalls:
         while True:
             calls = self._calls
             try:
+                self._outside = True
                 yield from self._opener()
+                self._outside = False
                 yield from self._one_or_more_calls()
             except _Mismatch:
                 self._inside = False
                 # A call may begin at any later character, but not at the first.
                 if self._calls == calls:
                     first = next(i for i, c in enumerate(self._held) if not c.isspace())
-                    self._show(self._held[: first + 1])
+                    self._show("".join(self._held[: first + 1]))
                     del self._held[: first + 1]
                 self._again.extendleft(reversed(self._held))
             self._held.clear()
 
     def _opener(self) -> Generator[None, str, None]:
+        yield from self._character()  # text may be shown while we wait for it
+        self._unread()
         options = [self._format.opener]
         if self._format.bare and self._fresh:
             options += ["{", ";"] if self._calls else ["{"]
