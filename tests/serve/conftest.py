@@ -19,7 +19,8 @@ import pytest
 from tests.serve import byte_model, http_client
 
 REPO = Path(__file__).parents[2]
-START_S = 60
+# This checkout, whichever is installed.
+PATHS = os.pathsep.join([str(REPO / "src"), str(REPO)])
 
 
 class Server:
@@ -30,7 +31,7 @@ class Server:
             command,
             stdout=subprocess.PIPE,
             cwd=REPO,
-            env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"} | environment,
+            env=os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"} | environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()  # pytest's own timeout bounds this

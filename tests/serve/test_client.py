@@ -65,7 +65,7 @@ async def test_cancelled_while_waiting_to_be_admitted(engine: EngineClient) -> N
 
 async def test_admitted_just_after_its_waiter_was_cancelled(engine: EngineClient) -> None:
     """The reader may handle the report before the cancelled task has run."""
-    generation = Generation(engine, "a")
+    generation = Generation(engine, request("a"))
     waiter = asyncio.create_task(generation.admitted())
     await asyncio.sleep(0)
     waiter.cancel()
@@ -76,7 +76,7 @@ async def test_admitted_just_after_its_waiter_was_cancelled(engine: EngineClient
 
 
 async def test_a_mailbox_merges_what_nobody_has_taken(engine: EngineClient) -> None:
-    generation = Generation(engine, "a")
+    generation = Generation(engine, request("a"))
     for token in range(4):
         finish = "length" if token == 3 else None
         generation.put(Delta(request_id="a", token_ids=[token], finish_reason=finish))

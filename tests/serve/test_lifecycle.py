@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from penstock import cli
 from tests.serve import http_client
-from tests.serve.conftest import REPO, Server, StartFake
+from tests.serve.conftest import PATHS, Server, StartFake
 
 TEXT = "/v1/completions"
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def serve(model: Path, port: int = 0) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=30,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
+        env=os.environ | {"PYTHONPATH": PATHS},
     )
 
 
@@ -125,7 +125,7 @@ def test_a_signal_while_loading_stops_cleanly(byte_folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, HERE / "fake_server.py", str(byte_folder), "{}", '{"port": 0}'],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(REPO), "FAKE_LOAD_S": "60"},
+        env=os.environ | {"PYTHONPATH": PATHS, "FAKE_LOAD_S": "60"},
     )
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from penstock.engine.options import EngineOptions
-from penstock.serve.options import ServeOptions
+from penstock.serve.options import KEYS_VARIABLE, ServeOptions
+from penstock.serve.signals import exit_on_signal
 
 _ENGINE = EngineOptions()
 _SERVER = ServeOptions()
@@ -26,6 +27,13 @@ class Dtype(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+class LogForm(StrEnum):
+    """How lines on standard error look."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Batching(StrEnum):
@@ -84,21 +92,52 @@ def serve(
     stall_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds without a step before /health fails.")
     ] = _SERVER.stall_after_s,
+    kill_stalled_after: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds without a step before the engine is restarted; 0 never."),
+    ] = _SERVER.kill_stalled_after_s,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds requests in flight may go on when stopping.")
     ] = _SERVER.drain_s,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="Seconds a request may take, queue and all; none if absent."),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A key that requests may come with; repeatable. Others on this machine can "
+            f"read command lines: prefer {KEYS_VARIABLE}, keys with commas between."
+        ),
+    ] = None,
+    max_open: Annotated[
+        int, typer.Option(min=1, help="Requests in the server at once; more get 429.")
+    ] = _SERVER.max_open,
+    max_body: Annotated[
+        int, typer.Option(min=1, help="Bytes of a request's body; more get 413.")
+    ] = _SERVER.max_body,
+    body_timeout: Annotated[
+        float, typer.Option(help="Seconds for a request to arrive whole.")
+    ] = _SERVER.body_timeout_s,
+    write_timeout: Annotated[
+        float, typer.Option(help="Seconds a client may leave its answer unread.")
+    ] = _SERVER.write_timeout_s,
+    log_format: Annotated[LogForm, typer.Option(help="Of standard error.")] = LogForm.TEXT,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's completions and chat APIs.
 
     Prints {"url": ..., "model": ...} once it serves; logs go to standard
     error. SIGTERM or Ctrl-C finishes what runs, then stops; again, at once.
     """
+    # The imports below take a while, and leave nothing to clean up.
+    exit_on_signal()
     if missing := [name for name in _MODULES if importlib.util.find_spec(name) is None]:
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
+    from penstock.serve import logs
     from penstock.serve.client import EngineDied
     from penstock.serve.server import run
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s server: %(message)s")
+    logs.set_up(log_format.value, "server", quote_exceptions=False)
     engine_options = EngineOptions(
         dtype=dtype.value,
         device=device,
@@ -116,11 +155,35 @@ def serve(
         prefix_sharing=prefix_sharing,
         chunked_prefill=chunked_prefill,
     )
-    options = ServeOptions(host=host, port=port, stall_after_s=stall_after, drain_s=drain)
     try:
+        options = ServeOptions(
+            host=host,
+            port=port,
+            stall_after_s=stall_after,
+            kill_stalled_after_s=kill_stalled_after,
+            drain_s=drain,
+            deadline_s=deadline,
+            api_keys=(*(api_key or ()), *_keys_of_environment()),
+            max_open=max_open,
+            max_body=max_body,
+            body_timeout_s=body_timeout,
+            write_timeout_s=write_timeout,
+            log_format=log_format.value,
+        )
         run(model, engine_options, options)
     except (ValueError, OSError, EngineDied) as error:
         _fail(str(error))
+
+
+def _keys_of_environment() -> list[str]:
+    listed = os.environ.get(KEYS_VARIABLE)
+    if listed is None:
+        return []
+    keys = [key for part in listed.split(",") if (key := part.strip())]
+    if not keys:
+        # Someone wanted a door that is locked.
+        raise ValueError(f"{KEYS_VARIABLE} is set and holds no key. Set keys, or unset it.")
+    return keys
 
 
 def _fail(message: str) -> None:

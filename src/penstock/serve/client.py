@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from penstock.engine.request import Delta, EngineStats, GenerateRequest, ModelFa
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.serve import messages
 from penstock.serve.messages import Abort, Fatal, Ready, Refusal, Report, Stop, Submit
+from penstock.serve.options import KEYS_VARIABLE, LogFormat
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,7 @@ class EngineClient:
         self.facts: ModelFacts = ready.facts
         self.stats: EngineStats = ready.stats
         self.dead: str | None = None
+        self.ended = asyncio.Event()  # set with `dead`
         self._process = process
         self._socket = socket
         self._cleanup = cleanup
@@ -156,7 +159,11 @@ class EngineClient:
 
     @classmethod
     async def start(
-        cls, model: str, options: EngineOptions, command: Sequence[str] = ENGINE_COMMAND
+        cls,
+        model: str,
+        options: EngineOptions,
+        command: Sequence[str] = ENGINE_COMMAND,
+        log_format: LogFormat = "text",
     ) -> Self:
         """Start `command` as the engine process and wait until the model is loaded.
 
@@ -165,12 +172,11 @@ class EngineClient:
         # The folder is 0700 and goes once the two are connected, so nobody else
         # can connect, and nothing is left however this process ends.
         with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
-            return await cls._start(model, options, command, folder)
+            arguments = [model, msgspec.json.encode(options).decode(), log_format]
+            return await cls._start(command, arguments, folder)
 
     @classmethod
-    async def _start(
-        cls, model: str, options: EngineOptions, command: Sequence[str], folder: str
-    ) -> Self:
+    async def _start(cls, command: Sequence[str], arguments: Sequence[str], folder: str) -> Self:
         async with contextlib.AsyncExitStack() as cleanup:
             context = zmq.asyncio.Context()
             cleanup.callback(context.destroy, linger=0)
@@ -181,14 +187,14 @@ class EngineClient:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 address,
-                model,
-                msgspec.json.encode(options).decode(),
+                *arguments,
                 # It reads nothing: the pipe's end tells it that we are gone.
                 stdin=asyncio.subprocess.PIPE,
                 # Standard output is ours, for the line that says we are ready.
                 stdout=sys.stderr,
                 # Ctrl-C in a terminal is for the server, which then stops the engine.
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name != KEYS_VARIABLE},
             )
             cleanup.push_async_callback(_kill, process)
             ready = await _first_message(socket, process)
@@ -244,6 +250,14 @@ class EngineClient:
             self.forget(generation)
             generation.fail(EngineDied(reason))
 
+    def give_up(self, reason: str) -> None:
+        """Take the engine for dead, of `reason`. `close` ends the process."""
+        if self.dead is None:
+            log.error("%s", reason)
+            self.dead = reason
+            self.ended.set()
+            self.fail_open(reason)
+
     async def close(self) -> None:
         """Stop the engine process; kill it if it does not stop within a few seconds."""
         for task in self._tasks:
@@ -282,7 +296,7 @@ class EngineClient:
         except Exception as error:
             # Without its reader every open request would wait for ever.
             log.exception("Reading from the engine process failed")
-            self._die(f"Reading from the engine process failed: {error}")
+            self.give_up(f"Reading from the engine process failed: {error}")
 
     def _handle(self, message: messages.FromEngine) -> None:
         match message:
@@ -305,7 +319,7 @@ class EngineClient:
                         if generation.complete:
                             del self._open[delta.request_id]
             case Fatal(reason):
-                self._die(f"The engine failed: {reason}")
+                self.give_up(f"The engine failed: {reason}")
             case Ready():
                 raise AssertionError("Ready comes once, and start() took it.")
 
@@ -313,13 +327,7 @@ class EngineClient:
         status = await self._process.wait()
         # What it managed to say before it went is still to be heard.
         await asyncio.sleep(0.1)
-        self._die(f"The engine process ended with status {status}.")
-
-    def _die(self, reason: str) -> None:
-        if self.dead is None:
-            log.error("%s", reason)
-            self.dead = reason
-            self.fail_open(reason)
+        self.give_up(f"The engine process ended with status {status}.")
 
 
 def _error_of(refusal: Refusal) -> Exception:

@@ -1,4 +1,9 @@
-"""The two ends of a connection: how much a client may send, and that it has gone."""
+"""The two ends of a connection: that a client has gone, or neither speaks nor listens.
+
+uvicorn bounds how long a connection may be idle between two requests, and
+nothing else. The limits here cost a timer for a request, and nothing for a
+token: the transport itself says when its buffer is full and when it is not.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-# A prompt of a million token ids, each with a comma and a space, takes half of it.
-MAX_BODY = 16 << 20  # bytes
+from penstock.serve.errors import ApiError, ErrorBody
+
+# Bytes of request line and headers together. Browsers and proxies stay under 16 KiB.
+MAX_HEAD = 64 << 10
 
 T = TypeVar("T")
 
@@ -19,25 +26,149 @@ class ClientGone(Exception):
     """The client closed the connection; nobody waits for the answer."""
 
 
-class BodyLimit:
-    """ASGI middleware: 413 for a body over `MAX_BODY`, before more of it is in memory."""
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with limits on the head's size, on reading and on writing.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    A request that is not complete `body_timeout_s` after its first byte, or after
+    the connection's begin, gets 408. A client that takes so little that our
+    buffer stays full for `write_timeout_s` is cut off: no answer reaches it.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, counting what is read of its body."""
-        taken = 0
+    def __init__(
+        self, *args: Any, body_timeout_s: float, write_timeout_s: float, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._body_timeout_s = body_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+        self._in_head = True
+        self._head_bytes = 0
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY:
-                raise HTTPException(413, f"The body is longer than {MAX_BODY:,} bytes, the limit.")
-            return message
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the transport."""
+        super().connection_made(transport)
+        self._expect_request()
 
-        await self._app(scope, counted, send)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport."""
+        self._request_is_here()
+        self._end_write_limit()
+        super().connection_lost(exc)
+
+    # Reading.
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self._expect_request()
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        super().on_message_begin()
+        self._expect_request()
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEAD:
+            self._refuse_head()
+            return
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._request_is_here()
+        self._in_head = True
+        super().on_message_complete()
+
+    def _expect_request(self) -> None:
+        if self._reading is None:
+            self._reading = self.loop.call_later(self._body_timeout_s, self._read_too_long)
+
+    def _request_is_here(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _read_too_long(self) -> None:
+        self._reading = None
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if self.flow.read_paused or (answering and not cycle.more_body):
+            # It waits for us, not we for it: this is the next request on the same connection.
+            self._expect_request()
+        elif answering and cycle.response_started:
+            self.transport.abort()
+        else:
+            self._refuse(
+                408,
+                "request_timeout",
+                f"The request was not complete after {self._body_timeout_s:g} s, the limit.",
+            )
+
+    # Refusing.
+
+    def _refuse_head(self) -> None:
+        message = f"The request line and headers exceed {MAX_HEAD:,} bytes, the limit."
+        self._refuse(431, "headers_too_long", message)
+
+    def send_400_response(self, msg: str) -> None:
+        """In OpenAI's shape. Called by uvicorn."""
+        self._refuse(400, "invalid_http", "This is not HTTP/1.1. Nothing of it was served.")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        error = ApiError(status, ErrorBody(message, "invalid_request_error", None, code))
+        content = error.encode()
+        head = (
+            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            % len(content)
+        )
+        self.transport.write(STATUS_LINE[status] + head + content)
+        self._close()
+
+    # Writing.
+
+    def pause_writing(self) -> None:
+        """Called by the transport when its buffer is full."""
+        super().pause_writing()
+        self._limit_writing()
+
+    def resume_writing(self) -> None:
+        """Called by the transport when it has room again."""
+        self._end_write_limit()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Called by the request's task."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._limit_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Called when the connection was idle too long."""
+        self._close()
+
+    def _close(self) -> None:
+        """Close once everything is written, and then in any case."""
+        self.transport.close()
+        self._limit_writing()
+
+    def _limit_writing(self) -> None:
+        if self._writing is None:
+            self._writing = self.loop.call_later(self._write_timeout_s, self.transport.abort)
+
+    def _end_write_limit(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

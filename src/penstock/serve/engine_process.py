@@ -1,7 +1,7 @@
 """The engine in a process of its own: drain messages, step, report, again.
 
 Started by `EngineClient` as `python -m penstock.serve.engine_process ADDRESS
-MODEL OPTIONS`. Only this process imports PyTorch, and only this process
+MODEL OPTIONS LOG_FORMAT`. Only this process imports PyTorch, and only this process
 touches the engine, so a slow client or a long prompt to tokenize never
 delays a step.
 """
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,8 +25,9 @@ import zmq
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import Delta, EngineStats, GenerateRequest, ModelFacts
 from penstock.schedule.errors import QueueFull, RequestRefused
-from penstock.serve import messages
+from penstock.serve import logs, messages
 from penstock.serve.messages import Abort, Fatal, Ready, Refusal, Report, Stop, Submit
+from penstock.serve.options import LogFormat
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,13 @@ def main(load: Load) -> None:
     Whatever goes wrong beyond one request is sent as `Fatal`, and the exit
     status is then 1.
     """
-    address, model, options = sys.argv[1:]
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s engine: %(message)s")
+    # A service manager may send these to every process of ours. When to stop is for
+    # the server to say, or what runs would not be drained.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    address, model, options, log_format = sys.argv[1:]
+    # It knows prompts only as numbers, so an exception has no text to quote.
+    logs.set_up(msgspec.convert(log_format, LogFormat), "engine", quote_exceptions=True)
     _exit_with_parent()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)

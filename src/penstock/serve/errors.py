@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+from starlette.responses import Response
 
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.serve.client import EngineDied, EngineError
@@ -37,15 +38,48 @@ class ApiError(Exception):
         """JSON: `{"error": {"message", "type", "param", "code"}}`."""
         return msgspec.json.encode({"error": self.body})
 
+    def response(self) -> Response:
+        """Return it as an HTTP answer."""
+        return Response(self.encode(), self.status, self.headers, "application/json")
+
 
 def invalid(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
     """The request itself must change (400)."""
     return ApiError(400, ErrorBody(message, "invalid_request_error", param, code))
 
 
-def unavailable(message: str, code: str) -> ApiError:
+def unavailable(message: str, code: str, retry_after_s: float | None = None) -> ApiError:
     """Nothing is wrong with the request; this server cannot serve it now (503)."""
-    return ApiError(503, ErrorBody(message, "server_error", None, code))
+    headers = {} if retry_after_s is None else _retry_after(retry_after_s)
+    return ApiError(503, ErrorBody(message, "server_error", None, code), headers)
+
+
+def past_deadline(deadline_s: float) -> ApiError:
+    """The request was not finished in the time this server gives it (504)."""
+    message = (
+        f"The request was not finished after {deadline_s:g} s, this server's limit (--deadline). "
+        "Ask for fewer tokens, or when less is running."
+    )
+    return ApiError(504, ErrorBody(message, "server_error", None, "deadline_exceeded"))
+
+
+def too_many_open(limit: int) -> ApiError:
+    """The server holds as many requests as it may (429)."""
+    message = f"{limit:,} requests are open, the limit of this server (--max-open). Try again."
+    return _busy(message, "too_many_requests", 1)
+
+
+UNAUTHORIZED = ApiError(
+    401,
+    ErrorBody(
+        "This server wants an API key, and this request has none that it knows. "
+        "Send it as Authorization: Bearer KEY.",
+        "invalid_request_error",
+        None,
+        "invalid_api_key",
+    ),
+    {"WWW-Authenticate": "Bearer"},
+)
 
 
 # What may be raised while a request is served, and is answered with its own status.
@@ -60,10 +94,7 @@ def of_exception(error: Exception) -> ApiError:
         case RequestRefused():
             return invalid(str(error), error.field)
         case QueueFull():
-            # Whole seconds (RFC 9110, 10.2.3), and at least one.
-            retry_after = str(max(1, math.ceil(error.retry_after_s)))
-            body = ErrorBody(str(error), "rate_limit_error", None, "queue_full")
-            return ApiError(429, body, {"Retry-After": retry_after})
+            return _busy(str(error), "queue_full", error.retry_after_s)
         case EngineDied():
             return unavailable(str(error), "engine_dead")
         case EngineError():
@@ -71,3 +102,13 @@ def of_exception(error: Exception) -> ApiError:
         case _:
             message = "The server failed at this request; its log says more."
             return ApiError(500, ErrorBody(message, "server_error", None, "internal_error"))
+
+
+def _busy(message: str, code: str, retry_after_s: float) -> ApiError:
+    body = ErrorBody(message, "rate_limit_error", None, code)
+    return ApiError(429, body, _retry_after(retry_after_s))
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    # Whole seconds (RFC 9110, 10.2.3), and at least one.
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}

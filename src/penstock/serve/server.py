@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -20,12 +21,16 @@ from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.serve.app import create_app
 from penstock.serve.client import ENGINE_COMMAND, EngineClient
-from penstock.serve.options import ServeOptions
+from penstock.serve.connection import Connection
+from penstock.serve.front import Front
+from penstock.serve.options import KEYS_VARIABLE, ServeOptions
 from penstock.serve.service import Service
+from penstock.serve.signals import Stop
+from penstock.serve.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+T = TypeVar("T")
 
 
 def run(
@@ -39,12 +44,17 @@ def run(
     Prints one JSON line, `{"url", "model"}`, on standard output once requests
     are served. The first signal drains: requests in flight go on for up to
     `drain_s` and new ones get 503. The second signal ends them at once.
+    Later ones are ignored, and when this returns all are: the process is to end.
 
     Raises `ValueError` or `FileNotFoundError` (no such model), `OSError` (the
     address is not to be had), `EngineDied` (the engine could not load it).
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(model, engine_options, options, engine_command))
+    stop = Stop()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(model, engine_options, options, engine_command, stop))
+    finally:
+        stop.ignore()
 
 
 async def _serve(
@@ -52,30 +62,39 @@ async def _serve(
     engine_options: EngineOptions,
     options: ServeOptions,
     engine_command: Sequence[str],
+    stop: Stop,
 ) -> None:
     tokenizer = Tokenizer.load(models.path(model))
     # Bound before the model is loaded, so that a taken port is told at once.
     with _bound(options.host, options.port) as listener:
-        engine = await _start_unless_stopped(
-            EngineClient.start(model, engine_options, engine_command)
+        _warn_if_open_to_all(listener, options)
+        start = partial(
+            EngineClient.start, model, engine_options, engine_command, options.log_format
+        )
+        engine = await _unless_stopped(
+            stop, Supervisor.start(start, kill_stalled_after_s=options.kill_stalled_after_s)
         )
         if engine is None:
             return
         async with engine:
-            service = Service(engine, tokenizer, engine_options, options.stall_after_s)
-            server = _Server(service, options.drain_s)
-            with _on_signal(server.stop):
+            server = _Server(Service(engine, tokenizer, engine_options, options), options)
+            with stop.calling(server.stop):
                 await server.serve([listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn, with our way to start and to stop."""
 
-    def __init__(self, service: Service, drain_s: float) -> None:
+    def __init__(self, service: Service, options: ServeOptions) -> None:
+        self._front = Front(create_app(service), service.metrics, options)
         super().__init__(
             uvicorn.Config(
-                create_app(service),
-                http="httptools",
+                self._front,
+                http=partial(  # type: ignore[arg-type]
+                    Connection,
+                    body_timeout_s=options.body_timeout_s,
+                    write_timeout_s=options.write_timeout_s,
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -87,7 +106,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._service = service
-        self._drain_s = drain_s
+        self._drain_s = options.drain_s
         self._drain_until = 0.0
 
     def stop(self) -> None:
@@ -106,9 +125,10 @@ class _Server(uvicorn.Server):
         print(msgspec.json.encode(line).decode(), flush=True)
 
     async def on_tick(self, counter: int) -> bool:
-        drained = not self._service.engine.open or time.monotonic() > self._drain_until
-        if self._service.draining and drained:
-            self.should_exit = True
+        if self._service.draining:
+            in_flight = self._service.engine.open or self._front.answering
+            if not in_flight or time.monotonic() > self._drain_until:
+                self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -120,24 +140,23 @@ class _Server(uvicorn.Server):
         yield  # they are ours
 
 
-async def _start_unless_stopped(start: Coroutine[Any, Any, EngineClient]) -> EngineClient | None:
+async def _unless_stopped(stop: Stop, start: Coroutine[Any, Any, T]) -> T | None:
     """Await `start`; None if a signal came first."""
     starting = asyncio.ensure_future(start)
-    with _on_signal(starting.cancel):
+    with stop.calling(starting.cancel):
         await asyncio.wait({starting})
     return None if starting.cancelled() else starting.result()
 
 
-@contextlib.contextmanager
-def _on_signal(act: Callable[[], object]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, act)
-    try:
-        yield
-    finally:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
+def _warn_if_open_to_all(listener: socket.socket, options: ServeOptions) -> None:
+    host = listener.getsockname()[0]
+    if not options.api_keys and not ip_address(host).is_loopback:
+        log.warning(
+            "Listening on %s without an API key: whoever reaches this machine may use the "
+            "model. Set %s, or bind to 127.0.0.1.",
+            host,
+            KEYS_VARIABLE,
+        )
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.serve import errors
-from penstock.serve.client import EngineClient
 from penstock.serve.errors import ApiError, ErrorBody
 from penstock.serve.metrics import Metrics
+from penstock.serve.options import ServeOptions
+from penstock.serve.supervisor import Supervisor
 
 # Prompts longer than this, in characters, are tokenized on a thread.
 _LONG_PROMPT = 20_000
@@ -21,15 +22,16 @@ class Service:
     """One served model.
 
     `draining` is set once the server is told to stop: requests in flight go
-    on, new ones get 503.
+    on, new ones get 503. `deadline_s` is the time a request may take, in
+    seconds, or None.
     """
 
     def __init__(
         self,
-        engine: EngineClient,
+        engine: Supervisor,
         tokenizer: Tokenizer,
         options: EngineOptions,
-        stall_after_s: float,
+        serve_options: ServeOptions,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -37,7 +39,8 @@ class Service:
         self.metrics = Metrics(engine)
         self.draining = False
         self.created = int(time.time())
-        self._stall_after_s = stall_after_s
+        self.deadline_s = serve_options.deadline_s
+        self._stall_after_s = serve_options.stall_after_s
 
     def check_healthy(self) -> None:
         """Raise `ApiError` (503) when a new request would not be served.
@@ -48,7 +51,8 @@ class Service:
         if self.draining:
             raise errors.unavailable("The server is stopping.", "draining")
         if self.engine.dead is not None:
-            raise errors.unavailable(self.engine.dead, "engine_dead")
+            message = f"{self.engine.dead} It is being started again."
+            raise errors.unavailable(message, "restarting", self.engine.back_in_s)
         if (stalled_s := self.engine.stalled_s()) > self._stall_after_s:
             raise errors.unavailable(
                 f"No step completed for {stalled_s:.1f} s while requests wait; "
