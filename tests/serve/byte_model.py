@@ -7,7 +7,15 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+# With tools it asks for calls as Hermes and Qwen write them.
+TEMPLATE = """\
+{% if tools %}{{ tools | tojson }}
+<tool_call>{"name": ..., "arguments": ...}</tool_call>
+{% endif %}\
+{% for m in messages %}{{ m.role }}: {{ m.content }}
+{% endfor %}\
+{% if mood %}mood: {{ mood }}
+{% endif %}"""
 
 
 def save(folder: Path) -> Path:

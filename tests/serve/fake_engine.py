@@ -1,19 +1,30 @@
 """An engine process without a model, which fails when it is told to.
 
-Its next token is the prompt's next one, over and over: an answer that a test
-can write down. A prompt that contains one of the ids below does what the id
-says. Run as a script it takes the place of `penstock.serve.engine_process`.
+The next token of choice k is the prompt's next one, from its token k on, over
+and over: an answer that a test can write down. A prompt that contains one of
+the ids below does what the id says; one that contains `SHOW` is answered with
+the request as it reached the engine, in JSON. Run as a script it takes the
+place of `penstock.serve.engine_process`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from penstock.engine.options import EngineOptions
-from penstock.engine.request import Delta, EngineStats, FinishReason, GenerateRequest, ModelFacts
+from penstock.engine.request import (
+    Delta,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    ModelFacts,
+    Timing,
+    TokenLogprob,
+)
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.serve.engine_process import main
 
@@ -25,6 +36,7 @@ FAIL = 260  # this request ends in an error, the engine goes on
 STARVE = 261  # from now on no step completes, though step() returns
 VOCAB = 262
 
+SHOW = "<show>"
 MAX_MODEL_LEN = 2048
 STEP_S = float(os.environ.get("FAKE_STEP_S", "0.001"))
 
@@ -34,7 +46,8 @@ class Running:
     request: GenerateRequest
     limit: int
     pages: int
-    made: int = 0
+    answer: list[int]
+    made: dict[int, int] = field(default_factory=dict)  # tokens of each choice that runs
 
 
 class FakeEngine:
@@ -44,9 +57,9 @@ class FakeEngine:
         time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
         self._options = options
         self._pages = (options.kv_tokens or 64 * 1024) // options.page_size
-        self._waiting: deque[GenerateRequest] = deque()
+        self._waiting: list[GenerateRequest] = []
         self._running: dict[str, Running] = {}
-        self._aborted: set[str] = set()
+        self._aborted: set[tuple[str, int | None]] = set()
         self._starved = False
         self._counts = dict.fromkeys(("steps", "prompt", "output", "done", "gone", "failed"), 0)
         self.facts = ModelFacts(
@@ -85,9 +98,10 @@ class FakeEngine:
         if len(self._waiting) >= self._options.max_waiting:
             raise QueueFull(f"{len(self._waiting)} requests wait already.", retry_after_s=2.5)
         self._waiting.append(request)
+        self._waiting.sort(key=lambda waiting: waiting.priority)
 
-    def abort(self, request_id: str) -> None:
-        self._aborted.add(request_id)
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        self._aborted.add((request_id, index))
 
     wake_at = None
 
@@ -96,7 +110,7 @@ class FakeEngine:
         return bool(self._waiting or self._running)
 
     def step(self) -> list[Delta]:
-        deltas = [self._leave(id_, "abort") for id_ in self._aborted if self._has(id_)]
+        deltas = [end for id_, index in self._aborted for end in self._end(id_, index, "abort")]
         self._aborted.clear()
         self._admit()
         prompts = [set(running.request.prompt) for running in self._running.values()]
@@ -113,13 +127,14 @@ class FakeEngine:
         time.sleep(STEP_S)
         self._counts["steps"] += 1
         for running in list(self._running.values()):
-            deltas.append(self._advance(running))
+            for index in list(running.made):
+                deltas += self._advance(running, index)
         return deltas
 
     def stats(self) -> EngineStats:
         held = sum(running.pages for running in self._running.values())
         return EngineStats(
-            running=len(self._running),
+            running=sum(len(running.made) for running in self._running.values()),
             waiting=len(self._waiting),
             pages_total=self._pages,
             pages_free=self._pages - held,
@@ -135,31 +150,57 @@ class FakeEngine:
             failed=self._counts["failed"],
         )
 
-    def _advance(self, running: Running) -> Delta:
+    def _advance(self, running: Running, index: int) -> list[Delta]:
         request = running.request
-        if FAIL in request.prompt:
-            return self._leave(request.id, "error")
-        token = request.prompt[running.made % len(request.prompt)]
-        running.made += 1
-        self._counts["output"] += 1
         params = request.params
+        if FAIL in request.prompt:
+            return self._end(request.id, index, "error")
+        token = running.answer[(running.made[index] + index) % len(running.answer)]
+        running.made[index] += 1
+        self._counts["output"] += 1
+        stops = {EOS} - ({EOS} if params.ignore_eos else set()) | {*params.stop_token_ids}
         finish: FinishReason | None = None
-        if token in params.stop_token_ids or (token == EOS and not params.ignore_eos):
+        if token in stops and running.made[index] > params.min_tokens:
             finish = "stop"
-        elif running.made == running.limit:
+        elif running.made[index] == running.limit:
             finish = "length"
-        delta = self._leave(request.id, finish) if finish else Delta(request_id=request.id)
-        delta.token_ids = [token]
+        first = running.made[index] == 1
+        delta = Delta(request_id=request.id, index=index, token_ids=[token])
+        if finish:
+            (delta,) = self._end(request.id, index, finish)
+            delta.token_ids = [token]
         delta.prompt_tokens = len(request.prompt)
-        return delta
+        if params.logprobs is not None:
+            delta.logprobs = [_logprob(token, index, params.logprobs)]
+        if params.prompt_logprobs is not None and first and index == 0:
+            later = request.prompt[1:]
+            count = params.prompt_logprobs
+            delta.prompt_logprobs = [None, *(_logprob(token, 0, count) for token in later)]
+        return [delta]
 
-    def _leave(self, request_id: str, reason: FinishReason) -> Delta:
-        count = {"abort": "gone", "error": "failed"}.get(reason, "done")
-        self._counts[count] += 1
-        if self._running.pop(request_id, None) is None:
-            self._waiting = deque(r for r in self._waiting if r.id != request_id)
-        error = "told to fail" if reason == "error" else None
-        return Delta(request_id=request_id, finish_reason=reason, error=error)
+    def _end(self, request_id: str, index: int | None, reason: FinishReason) -> list[Delta]:
+        """End one choice, or with `index=None` all that still run or wait."""
+        waiting = [request for request in self._waiting if request.id == request_id]
+        self._waiting = [request for request in self._waiting if request.id != request_id]
+        running = self._running.get(request_id)
+        open_ = range(waiting[0].params.n) if waiting else running.made if running else ()
+        ended = [choice for choice in open_ if index in (None, choice)]
+        if running:
+            for choice in ended:
+                del running.made[choice]
+            if not running.made:
+                del self._running[request_id]
+        self._counts[{"abort": "gone", "error": "failed"}.get(reason, "done")] += len(ended)
+        return [
+            Delta(
+                request_id=request_id,
+                index=choice,
+                finish_reason=reason,
+                error="told to fail" if reason == "error" else None,
+                timing=Timing(0.25, 0.5, 0.125, 3),
+            )
+            for choice in ended
+        ]
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._options.max_running:
@@ -167,12 +208,11 @@ class FakeEngine:
             pages = self._need(request)
             if sum(running.pages for running in self._running.values()) + pages > self._pages:
                 return
-            self._waiting.popleft()
-            self._running[request.id] = Running(request, self._limit(request), pages)
+            del self._waiting[0]
+            running = Running(request, self._limit(request), pages, _answer(request))
+            running.made = dict.fromkeys(range(request.params.n), 0)
+            self._running[request.id] = running
             self._counts["prompt"] += len(request.prompt)
-
-    def _has(self, request_id: str) -> bool:
-        return request_id in self._running or any(r.id == request_id for r in self._waiting)
 
     def _limit(self, request: GenerateRequest) -> int:
         room = self.facts.max_model_len - len(request.prompt)
@@ -180,6 +220,20 @@ class FakeEngine:
 
     def _need(self, request: GenerateRequest) -> int:
         return -(-(len(request.prompt) + self._limit(request)) // self._options.page_size)
+
+
+def _answer(request: GenerateRequest) -> list[int]:
+    if SHOW.encode() not in bytes(token for token in request.prompt if token < 256):
+        return request.prompt
+    shown = {"params": request.params, "priority": request.priority}
+    return [*msgspec.json.encode(shown), EOS]
+
+
+def _logprob(token: int, index: int, top: int) -> TokenLogprob:
+    """Later choices are likelier, and the token itself is always the likeliest."""
+    logprob = -1.0 / (1 + index)
+    likeliest = [((token + place) % VOCAB, logprob - place) for place in range(top)]
+    return TokenLogprob(logprob, 1, likeliest)
 
 
 if __name__ == "__main__":

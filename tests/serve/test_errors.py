@@ -11,11 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from penstock.serve.connection import MAX_BODY
-from penstock.serve.protocol import NOT_SERVED, ChatBody, CompletionBody
+from penstock.serve.fields import NOT_SERVED
+from penstock.serve.options import ServeOptions
+from penstock.serve.protocol import ChatBody, CompletionBody
 from tests.serve import http_client
 from tests.serve.conftest import Server, StartFake
 
+MAX_BODY = ServeOptions().max_body
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -24,20 +26,33 @@ BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": HELLO, "max_tokens": 2},
 }
 
+BEAM = {"use_beam_search": True}
+FORMAT = {"response_format": {"type": "json_object"}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": {}}}
+STRICT = {"type": "function", "function": TOOL["function"] | {"strict": True}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 # path, what is wrong, the parameter named, the code, and a part of the message.
 WRONG = [
     (TEXT, {"prompt": None}, "prompt", "missing_parameter", "required"),
-    (TEXT, {"prompt": ""}, "prompt", "invalid_value", "empty"),
-    (TEXT, {"prompt": []}, "prompt", "invalid_value", "empty"),
-    (TEXT, {"prompt": [[]]}, "prompt", "invalid_value", "empty"),
-    (TEXT, {"prompt": ["a", "b"]}, "prompt", "invalid_value", "2 prompts"),
+    (TEXT, {"prompt": ""}, "prompt", "invalid_value", "at least 1 character"),
+    (TEXT, {"prompt": []}, "prompt", "invalid_value", "at least 1 item"),
+    (TEXT, {"prompt": [[]]}, "prompt", "invalid_value", "at least 1 item"),
+    (TEXT, {"prompt": ["a"] * 65}, "prompt", "invalid_value", "at most 64"),
+    (TEXT, {"prompt": ["a"] * 43, "n": 3}, "n", "invalid_value", "129 choices; 128 is the most"),
     (TEXT, {"prompt": [1, "a"]}, "prompt", "invalid_value", "valid"),
     (TEXT, {"prompt": {"a": 1}}, "prompt", "invalid_value", "valid"),
     (TEXT, {"prompt": [5, 9999]}, "prompt", "invalid_value", "token id 9999"),
     (TEXT, {"prompt": [-1]}, "prompt", "invalid_value", "greater than or equal to 0"),
     (TEXT, {"prompt": [10**30]}, "prompt", "invalid_value", "less than or equal"),
     (TEXT, {"prompt": "x" * 3000}, "prompt", "invalid_value", "3000 tokens; this model holds 2048"),
-    (TEXT, {"max_tokens": 0}, "max_tokens", "invalid_value", "greater than or equal to 1"),
+    (TEXT, {"max_tokens": 0}, "max_tokens", "invalid_value", "echo"),
+    (TEXT, {"max_tokens": -1}, "max_tokens", "invalid_value", "greater than or equal to 0"),
+    (CHAT, {"max_tokens": 0}, "max_tokens", "invalid_value", "greater than or equal to 1"),
     (TEXT, {"max_tokens": 10**30}, "max_tokens", "invalid_value", "less than or equal"),
     (TEXT, {"max_tokens": "5"}, "max_tokens", "invalid_value", "integer"),
     (TEXT, {"max_tokens": 2.5}, "max_tokens", "invalid_value", "integer"),
@@ -48,9 +63,9 @@ WRONG = [
     (TEXT, {"top_p": 1.5}, "top_p", "invalid_value", "less than or equal to 1"),
     (TEXT, {"top_k": -2}, "top_k", "invalid_value", "greater than or equal to -1"),
     (TEXT, {"seed": 2**63}, "seed", "invalid_value", "less than or equal"),
-    (TEXT, {"stop": ["a"] * 5}, "stop", "invalid_value", "at most four"),
+    (TEXT, {"stop": ["a"] * 5}, "stop", "invalid_value", "at most 4"),
     (TEXT, {"stop": "a" * 1001}, "stop", "invalid_value", "at most 1000 characters"),
-    (TEXT, {"stop": ""}, "stop", "invalid_value", "empty"),
+    (TEXT, {"stop": ""}, "stop", "invalid_value", "at least 1 character"),
     (TEXT, {"stop_token_ids": [9999]}, "stop_token_ids", "invalid_value", "token id 9999"),
     (TEXT, {"stop_token_ids": [10**30]}, "stop_token_ids.0", "invalid_value", "less than or equal"),
     (TEXT, {"stream": "yes"}, "stream", "invalid_value", "boolean"),
@@ -70,10 +85,88 @@ WRONG = [
         "unknown_parameter",
         "Unknown parameter: stream_options.usage",
     ),
-    (TEXT, {"n": 2}, "n", "unsupported_parameter", "or set it to 1"),
-    (TEXT, {"echo": True}, "echo", "unsupported_parameter", "or set it to false"),
-    (TEXT, {"logprobs": 0}, "logprobs", "unsupported_parameter", "logprobs"),
-    (TEXT, {"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter", "set it to 0"),
+    (TEXT, {"store": True}, "store", "unsupported_parameter", "or set it to false"),
+    (TEXT, {"suffix": "x"}, "suffix", "unsupported_parameter", 'or set it to ""'),
+    (TEXT, {"guided_regex": "a"}, "guided_regex", "unsupported_parameter", "structured_outputs"),
+    (TEXT, {"n": 0}, "n", "invalid_value", "greater than or equal to 1"),
+    (TEXT, {"n": 129}, "n", "invalid_value", "less than or equal to 128"),
+    (TEXT, {"n": 3, "best_of": 2}, "best_of", "invalid_value", "less than n=3"),
+    (TEXT, {"best_of": 2, "stream": True}, "best_of", "invalid_value", "streamed"),
+    (TEXT, {"min_tokens": 3}, "min_tokens", "invalid_value", "exceeds max_tokens=2"),
+    (TEXT, {"min_p": 1.5}, "min_p", "invalid_value", "less than or equal to 1"),
+    (TEXT, {"repetition_penalty": 0}, "repetition_penalty", "invalid_value", "greater than 0"),
+    (TEXT, {"presence_penalty": 2.5}, "presence_penalty", "invalid_value", "equal to 2"),
+    (TEXT, {"logit_bias": {"a": 1}}, "logit_bias", "invalid_value", "pattern"),
+    (TEXT, {"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value", "equal to 100"),
+    (TEXT, {"logit_bias": {"9999": 1}}, "logit_bias", "invalid_value", "token id 9999"),
+    (TEXT, {"logprobs": 65}, "logprobs", "invalid_value", "less than or equal to 64"),
+    (TEXT, {"logprobs": True}, "logprobs", "invalid_value", "integer"),
+    (TEXT, {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "invalid_value", "stream"),
+    (TEXT, {"priority": "high"}, "priority", "invalid_value", "integer"),
+    (TEXT, {"deadline_s": 0}, "deadline_s", "invalid_value", "greater than 0"),
+    (TEXT, {"length_penalty": 2}, "length_penalty", "invalid_value", "use_beam_search"),
+    (TEXT, {"early_stopping": True}, "early_stopping", "invalid_value", "use_beam_search"),
+    (TEXT, BEAM | {"temperature": 0.5}, "temperature", "invalid_value", "no meaning in beam"),
+    (TEXT, BEAM | {"stop": "a"}, "stop", "invalid_value", "stop_token_ids"),
+    (TEXT, BEAM | {"top_p": 0.5}, "top_p", "invalid_value", "no meaning in beam"),
+    (TEXT, BEAM | {"logprobs": 1}, "logprobs", "invalid_value", "no meaning in beam"),
+    (
+        TEXT,
+        FORMAT | {"structured_outputs": {"regex": "a"}},
+        "structured_outputs",
+        "invalid_value",
+        "give one",
+    ),
+    (
+        TEXT,
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        "invalid_value",
+        "'json_object'",
+    ),
+    (
+        TEXT,
+        {"response_format": {"type": "json_schema"}},
+        "response_format",
+        "invalid_value",
+        "together",
+    ),
+    (
+        TEXT,
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "?"}},
+            }
+        },
+        "response_format",
+        "invalid_value",
+        "",
+    ),
+    (TEXT, {"structured_outputs": {}}, "structured_outputs", "invalid_value", "exactly one"),
+    (
+        TEXT,
+        {"structured_outputs": {"regex": "a", "choice": ["b"]}},
+        "structured_outputs",
+        "invalid_value",
+        "one",
+    ),
+    (TEXT, {"structured_outputs": {"regex": "(a"}}, "structured_outputs", "invalid_value", ""),
+    (
+        TEXT,
+        {"structured_outputs": {"grammar": "start: nothing"}},
+        "structured_outputs",
+        "invalid_value",
+        "",
+    ),
+    (TEXT, {"structured_outputs": {"json": "{"}}, "structured_outputs", "invalid_value", ""),
+    (
+        TEXT,
+        {"structured_outputs": {"choice": []}},
+        "structured_outputs.choice",
+        "invalid_value",
+        "at least 1",
+    ),
     (CHAT, {"messages": []}, "messages", "invalid_value", "at least 1"),
     (CHAT, {"messages": "hi"}, "messages", "invalid_value", "list"),
     (
@@ -83,10 +176,53 @@ WRONG = [
         "invalid_value",
         "'user'",
     ),
-    (CHAT, {"messages": [{"role": "user"}]}, "messages.0.content", "missing_parameter", "required"),
+    (CHAT, {"messages": [{"role": "user"}]}, "messages.0", "invalid_value", "needs content"),
+    (
+        CHAT,
+        {"messages": [{"role": "tool", "content": "x"}]},
+        "messages.0",
+        "invalid_value",
+        "tool_call_id",
+    ),
+    (
+        CHAT,
+        {"messages": [HELLO[0] | {"tool_calls": []}]},
+        "messages.0",
+        "invalid_value",
+        "assistant",
+    ),
     (CHAT, {"messages": [HELLO[0], 5]}, "messages.1", "invalid_value", "object"),
     (CHAT, {"prompt": "x"}, "prompt", "unknown_parameter", "Unknown parameter: prompt"),
-    (CHAT, {"tools": [{}]}, "tools", "unsupported_parameter", "or set it to []"),
+    (CHAT, {"logprobs": 1}, "logprobs", "invalid_value", "boolean"),
+    (CHAT, {"top_logprobs": 1}, "top_logprobs", "invalid_value", "logprobs=true"),
+    (CHAT, {"best_of": 2}, "best_of", "unknown_parameter", "best_of"),
+    (CHAT, {"tools": [{}]}, "tools.0.type", "missing_parameter", "required"),
+    (CHAT, {"tools": [TOOL, TOOL]}, "tools", "invalid_value", "same name"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice", "invalid_value", "needs tools"),
+    (
+        CHAT,
+        {"tools": [TOOL], "tool_choice": named("other")},
+        "tool_choice",
+        "invalid_value",
+        "no tool",
+    ),
+    (
+        CHAT,
+        {"tools": [TOOL], "tool_choice": "required"} | FORMAT,
+        "tool_choice",
+        "invalid_value",
+        "shape",
+    ),
+    (CHAT, {"tools": [STRICT]}, "tools", "invalid_value", "strict"),
+    (CHAT, {"functions": [{}]}, "functions", "unsupported_parameter", "Use tools."),
+    (
+        CHAT,
+        {"chat_template_kwargs": {"tools": 1}},
+        "chat_template_kwargs",
+        "invalid_value",
+        "tools",
+    ),
+    (CHAT, {"chat_template_kwargs": {"hue": 1}}, "chat_template_kwargs", "invalid_value", "hue"),
     (CHAT, {"max_completion_tokens": 7}, "max_completion_tokens", "invalid_value", "differ"),
     (CHAT, {"audio": {}}, "audio", "unsupported_parameter", "Leave it out."),
     (
@@ -120,15 +256,29 @@ def test_refused_by_name(
     assert part in error["message"]
 
 
+SERVED = {TEXT: CompletionBody.model_fields, CHAT: ChatBody.model_fields}
+
+
 @pytest.mark.parametrize("path", BODIES)
-@pytest.mark.parametrize("name", NOT_SERVED)
-def test_values_that_ask_for_nothing_pass(fake: Server, path: str, name: str) -> None:
-    for value in (None, *NOT_SERVED[name]):
-        assert fake.post(path, BODIES[path] | {name: value}).status == 200, value
+def test_values_that_ask_for_nothing_pass(fake: Server, path: str) -> None:
+    for name in NOT_SERVED.keys() - SERVED[path].keys():
+        for value in (None, *NOT_SERVED[name]):
+            assert fake.post(path, BODIES[path] | {name: value}).status == 200, (name, value)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_null_leaves_out(fake: Server, path: str) -> None:
+    for name in SERVED[path].keys() - {"prompt", "messages"}:
+        assert fake.post(path, BODIES[path] | {name: None}).status == 200, name
 
 
 def test_served_and_not_served_are_apart() -> None:
-    assert not NOT_SERVED.keys() & (CompletionBody.model_fields | ChatBody.model_fields)
+    # The one parameter that one API serves and the other knows and does not.
+    assert NOT_SERVED.keys() & CompletionBody.model_fields == set()
+    assert NOT_SERVED.keys() & ChatBody.model_fields == {"chat_template_kwargs"}
+
+
+DEEP = b'{"not":' * 500 + b"{}" + b"}" * 500
 
 
 @pytest.mark.parametrize(
@@ -142,6 +292,7 @@ def test_served_and_not_served_are_apart() -> None:
         (b'{"prompt": "a", "temperature": NaN}', "invalid_value"),
         (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", None),
         (b'{"prompt": ' + b"[" * 3000 + b"]" * 3000 + b"}", None),
+        (b'{"prompt": "a", "structured_outputs": {"json": ' + DEEP + b"}}", "invalid_value"),
     ],
 )
 def test_bodies_that_are_no_request(fake: Server, body: bytes, code: str | None) -> None:

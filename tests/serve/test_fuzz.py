@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.serve.protocol import FIELDS, NOT_SERVED
+from penstock.serve.fields import NOT_SERVED
+from penstock.serve.protocol import FIELDS
 from tests.serve.conftest import Server
 
 NUMBERS = st.integers() | st.floats() | st.integers(-3, 300)

@@ -11,46 +11,60 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from penstock import __version__
-from penstock.engine.request import SamplingParams
-from penstock.serve import errors, metrics
-from penstock.serve.connection import BodyLimit
+from penstock.serve import errors, metrics, openapi
+from penstock.serve.entry import Entry
 from penstock.serve.errors import ApiError, ErrorBody
+from penstock.serve.fields import BadParameter
 from penstock.serve.generate import GenerateResponse
-from penstock.serve.protocol import FIELDS, BadParameter, ChatBody, CompletionBody, GenerateBody
-from penstock.serve.replies import ChatShape, CompletionShape, Shape
+from penstock.serve.preparing import Preparing
+from penstock.serve.protocol import (
+    FIELDS,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+)
+from penstock.serve.replies import Detokenized, Tokenized, Version
 from penstock.serve.service import Service
 
 
 def create_app(service: Service) -> FastAPI:
     """Return the application that serves `service`."""
     app = FastAPI(title="Penstock", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit)
     for kind in (*errors.ANSWERED, BadParameter, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
+    openapi.describe(app)
+    preparing = Preparing(service)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=openapi.answers("Completion", chunk="Completion"))
     async def completions(body: CompletionBody) -> Response:
         service.check_healthy()
-        service.check_model(body.model)
-        prompt = body.single_prompt()
-        ids = await service.encode(prompt) if isinstance(prompt, str) else prompt
-        service.check_token_ids(ids, "prompt")
-        return _generate(CompletionShape(), body, ids, body.params())
+        return GenerateResponse(service, *await preparing.completion(body))
 
-    @app.post("/v1/chat/completions")
+    @app.post(
+        "/v1/chat/completions",
+        responses=openapi.answers("ChatCompletion", chunk="ChatCompletionChunk"),
+    )
     async def chat_completions(body: ChatBody) -> Response:
         service.check_healthy()
-        service.check_model(body.model)
-        ids = await service.encode_chat([message.as_dict() for message in body.messages])
-        return _generate(ChatShape(), body, ids, body.params())
+        return GenerateResponse(service, *await preparing.chat(body))
 
-    def _generate(
-        shape: Shape, body: GenerateBody, ids: list[int], params: SamplingParams
-    ) -> Response:
-        service.check_token_ids(body.stop_token_ids, "stop_token_ids")
-        return GenerateResponse(service, shape, body, ids, params)
+    @app.post("/tokenize", responses=openapi.answers("Tokenized"))
+    async def tokenize(body: TokenizeBody) -> Response:
+        ids = await preparing.tokens(body)
+        spelled = [service.tokenizer.token(id_) or "" for id_ in ids]
+        strings = spelled if body.return_token_strs else None
+        return _json(Tokenized(len(ids), service.engine.facts.max_model_len, ids, strings))
 
-    @app.get("/v1/models")
+    @app.post("/detokenize", responses=openapi.answers("Detokenized"))
+    async def detokenize(body: DetokenizeBody) -> Response:
+        return _json(Detokenized(await preparing.text(body)))
+
+    @app.get("/version", responses=openapi.answers("Version"))
+    async def version() -> Response:
+        return _json(Version(__version__))
+
+    @app.get("/v1/models", responses=openapi.failures(401, 429))
     async def models() -> Response:
         facts = service.engine.facts
         model = {
@@ -67,7 +81,7 @@ def create_app(service: Service) -> FastAPI:
         }
         return _json({"object": "list", "data": [model]})
 
-    @app.get("/health")
+    @app.get("/health", responses=openapi.failures(503))
     async def health() -> Response:
         service.check_healthy()
         return _json({"status": "ok"})
@@ -83,14 +97,10 @@ def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     answer = _api_error(error)
-    return Response(
-        answer.encode(),
-        status_code=answer.status,
-        headers=answer.headers,
-        media_type="application/json",
-    )
+    Entry.of(request.scope).outcome = answer.outcome
+    return answer.response()
 
 
 def _api_error(error: Exception) -> ApiError:
@@ -100,7 +110,7 @@ def _api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():
-            # The router's (no such path, or not with this method) or BodyLimit's.
+            # The router's (no such path, or not with this method) or the front door's.
             body = ErrorBody(str(error.detail), "invalid_request_error", None, None)
             return ApiError(error.status_code, body, dict(error.headers or {}))
         case _:

@@ -6,133 +6,134 @@ step.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from penstock.serve.pieces import Piece
+from penstock.engine.request import Timing
+from penstock.serve.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobs
 
 
 class CachedTokens(msgspec.Struct):
-    """How much of the prompt was already computed, in tokens."""
+    """How much of the prompts was already computed, in tokens."""
 
     cached_tokens: int
 
 
 class Usage(msgspec.Struct):
-    """Tokens of a request; `completion_tokens` counts the one that stopped it."""
+    """Tokens of a request, all that was sampled for it; the tokens that ended it count."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
 
+
+class Timings(msgspec.Struct):
+    """Where one choice spent its time in the engine, in seconds."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    preemptions: int
+    cached_tokens: int
+
     @classmethod
-    def of(cls, piece: Piece) -> Usage:
-        """Return the usage up to and including `piece`."""
-        total = piece.prompt_tokens + piece.output_tokens
-        cached = CachedTokens(piece.cached_tokens)
-        return cls(piece.prompt_tokens, piece.output_tokens, total, cached)
+    def of(cls, timing: Timing, cached_tokens: int) -> Timings:
+        """Return what the engine said of a choice."""
+        return cls(
+            timing.queue_s, timing.prefill_s, timing.decode_s, timing.preemptions, cached_tokens
+        )
 
 
-class Message(msgspec.Struct, omit_defaults=True):
+class CalledFunction(msgspec.Struct, omit_defaults=True):
+    """What a call calls; in a stream the name comes first, then the arguments in parts."""
+
+    arguments: str
+    name: str | None = None
+
+
+class ToolCall(msgspec.Struct, omit_defaults=True):
+    """A call by the model; `index` is given in a stream, where a call comes in parts."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: str | None = None
+    index: int | UnsetType = UNSET
+
+
+class Message(msgspec.Struct):
     """A chat answer, or in a stream what is new of it."""
 
-    role: str | None = None
-    content: str | None = None
+    role: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct):
-    """The one choice of a completion."""
+    """One choice of a completion, or what is new of it."""
 
     text: str
     finish_reason: str | None
     index: int = 0
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    timings: Timings | UnsetType | None = UNSET
 
 
 class MessageChoice(msgspec.Struct):
-    """The one choice of a chat completion."""
+    """One choice of a chat completion."""
 
     message: Message
     finish_reason: str | None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
+    timings: Timings | UnsetType | None = UNSET
 
 
 class DeltaChoice(msgspec.Struct):
-    """The one choice of a chunk of a chat completion."""
+    """What is new of one choice of a chat completion."""
 
     delta: Message
     finish_reason: str | None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
+    timings: Timings | UnsetType | None = UNSET
 
 
-Choices = list[TextChoice] | list[MessageChoice] | list[DeltaChoice]
+Choice = TextChoice | MessageChoice | DeltaChoice
+C = TypeVar("C", bound=Choice)
 
 
-class Reply(msgspec.Struct):
+class Reply(msgspec.Struct, Generic[C]):
     """A whole answer, or one chunk of a stream."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: Choices
+    choices: list[C]
     usage: Usage | UnsetType | None = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
-class Shape(Protocol):
-    """How one of the two APIs words its answers."""
+class Tokenized(msgspec.Struct):
+    """Of `/tokenize`."""
 
-    id_prefix: str
-    prompt_field: str  # of the body: what the engine calls the prompt
-    continues: bool  # whether the text goes on from the prompt's
-    whole_object: str
-    chunk_object: str
-
-    def whole(self, text: str, finish_reason: str | None) -> Choices:
-        """Return `choices` of an answer that is not streamed."""
-        ...
-
-    def chunk(self, text: str, finish_reason: str | None, first: bool) -> Choices:
-        """Return `choices` of one chunk of a stream."""
-        ...
+    count: int
+    max_model_len: int  # tokens
+    tokens: list[int]
+    token_strs: list[str] | None
 
 
-class CompletionShape:
-    """`/v1/completions`."""
+class Detokenized(msgspec.Struct):
+    """Of `/detokenize`."""
 
-    id_prefix = "cmpl-"
-    prompt_field = "prompt"
-    continues = True
-    whole_object = "text_completion"
-    chunk_object = "text_completion"
-
-    def whole(self, text: str, finish_reason: str | None) -> list[TextChoice]:
-        """See `Shape`."""
-        return [TextChoice(text, finish_reason)]
-
-    def chunk(self, text: str, finish_reason: str | None, first: bool) -> list[TextChoice]:
-        """See `Shape`."""
-        return [TextChoice(text, finish_reason)]
+    prompt: str
 
 
-class ChatShape:
-    """`/v1/chat/completions`."""
+class Version(msgspec.Struct):
+    """Of `/version`."""
 
-    id_prefix = "chatcmpl-"
-    prompt_field = "messages"
-    continues = False
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def whole(self, text: str, finish_reason: str | None) -> list[MessageChoice]:
-        """See `Shape`."""
-        return [MessageChoice(Message("assistant", text), finish_reason)]
-
-    def chunk(self, text: str, finish_reason: str | None, first: bool) -> list[DeltaChoice]:
-        """See `Shape`. The role comes with the first text."""
-        return [DeltaChoice(Message("assistant" if first else None, text), finish_reason)]
+    version: str
