@@ -76,9 +76,9 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return int(self._inner.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens this tokenizer adds (often a BOS)."""
-        return list(self._inner.encode(text).ids)
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`; `special`: with those this tokenizer adds (often a BOS)."""
+        return list(self._inner.encode(text, add_special_tokens=special).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; special tokens, and ids the tokenizer lacks, are left out."""
