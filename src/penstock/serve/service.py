@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 
@@ -13,9 +12,6 @@ from penstock.serve.errors import ApiError, ErrorBody
 from penstock.serve.metrics import Metrics
 from penstock.serve.options import ServeOptions
 from penstock.serve.supervisor import Supervisor
-
-# Prompts longer than this, in characters, are tokenized on a thread.
-_LONG_PROMPT = 20_000
 
 
 class Service:
@@ -74,18 +70,3 @@ class Service:
         if (highest := max(ids, default=0)) > last:
             message = f"{param} holds the token id {highest}; this model's ids end at {last}."
             raise errors.invalid(message, param)
-
-    async def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; off the event loop when that may take long."""
-        if len(text) <= _LONG_PROMPT:
-            return self.tokenizer.encode(text)
-        return await asyncio.to_thread(self.tokenizer.encode, text)
-
-    async def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation; raises `ApiError` (400) when the template refuses it."""
-        try:
-            if sum(len(message["content"]) for message in messages) <= _LONG_PROMPT:
-                return self.tokenizer.chat(messages)
-            return await asyncio.to_thread(self.tokenizer.chat, messages)
-        except ValueError as error:
-            raise errors.invalid(str(error), "messages") from error
