@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import tokenizers
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from penstock.engine.model.tokenizer import Tokenizer
+from penstock import models as shipped
+from penstock.engine.model.tokenizer import Tokenizer, _byte_level_alphabet
 
 SAMPLES = [
     "plain words and   three spaces",
@@ -79,7 +82,12 @@ def metaspace() -> tokenizers.Tokenizer:
     return made
 
 
-KINDS = {"byte level": byte_level(), "sentencepiece": sentencepiece(), "metaspace": metaspace()}
+KINDS = {
+    "byte level": byte_level(),
+    "sentencepiece": sentencepiece(),
+    "metaspace": metaspace(),
+    "embedded": tokenizers.Tokenizer.from_file(str(shipped.path("embedded") / "tokenizer.json")),
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -110,20 +118,99 @@ def test_characters_of_several_tokens_appear_whole():
     assert pieces(tokenizer, ids) == ["", "", "", "👩", "", "", "日", "", "é", ""]
 
 
+TOKENIZERS = {kind: Tokenizer(inner) for kind, inner in KINDS.items()}
+# Text in which what is one character to a reader is many code points, and more bytes.
+TEXTS = st.lists(
+    st.text(max_size=8)
+    | st.sampled_from(
+        [
+            *("👩‍👩‍👧‍👦", "🏳️‍🌈", "🇨🇭", "👍🏽", "e\u0301", "각", "x\u0300\u0301\u0302", "ﷺ", "नी"),
+            *(" ", "  ", "\n", "\u200d", "\ufeff", "\ufffd", "\U0010ffff", "\x00", "▁", "<0x41>"),
+        ]
+    ),
+    max_size=8,
+).map("".join)
+PLACES = st.lists(st.integers(0, 10**6), max_size=12)
+
+
+def cut(whole: Any, places: list[int]) -> list[Any]:
+    """`whole`, a sequence, in parts that may be empty."""
+    edges = [0, *sorted(place % (len(whole) + 1) for place in places), len(whole)]
+    return [whole[a:b] for a, b in pairwise(edges)]
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int], places: list[int]) -> str:
+    stream = tokenizer.stream()
+    return "".join(map(stream.push, cut(ids, places))) + stream.flush()
+
+
+def in_tokens(parts: list[bytes]) -> tuple[Tokenizer, list[int]]:
+    """A byte-level tokenizer for which `parts` are tokens, and their ids."""
+    letter = {byte: spelled for spelled, byte in _byte_level_alphabet().items()}
+    spelled = ["".join(letter[byte] for byte in part) for part in parts if part]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(spelled))}
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.decoder = decoders.ByteLevel()
+    return Tokenizer(inner), [vocab[token] for token in spelled]
+
+
+@given(text=TEXTS, tokens=PLACES, pushes=PLACES)
+def test_any_split_over_tokens_and_over_pushes_streams_as_the_text(text, tokens, pushes):
+    tokenizer, ids = in_tokens(cut(text.encode(), tokens))
+    assert tokenizer.decode(ids) == text
+    assert streamed(tokenizer, ids, pushes) == text
+    shown = pieces(tokenizer, ids)
+    assert all(text.startswith("".join(shown[:n])) for n in range(len(shown)))
+
+
+@given(text=TEXTS, tokens=PLACES)
+def test_nothing_that_is_whole_is_held_back(text, tokens):
+    tokenizer, ids = in_tokens(cut(text.encode(), tokens))
+    stream = tokenizer.stream()
+    shown, arrived = "", b""
+    for id_ in ids:
+        shown += stream.push([id_])
+        arrived += tokenizer.token_bytes(id_)
+        assert shown == arrived.decode(errors="ignore")
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@given(text=st.text(max_size=60))
-def test_any_text_streams(kind, text):
-    tokenizer = Tokenizer(KINDS[kind])
+@given(text=TEXTS, places=PLACES)
+def test_any_text_streams_as_the_tokenizers_library_decodes_it(kind, text, places):
+    tokenizer = TOKENIZERS[kind]
     ids = tokenizer.encode(text)
-    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids) == KINDS[kind].decode(ids)
+    theirs = KINDS[kind].decode(ids)
+    assert streamed(tokenizer, ids, places) == tokenizer.decode(ids) == theirs
 
 
-@given(ids=st.lists(st.integers(0, 280), max_size=40))
-def test_any_ids_decode_as_in_the_tokenizers_library(ids):
-    inner = KINDS["byte level"]
-    tokenizer = Tokenizer(inner)
-    assert tokenizer.decode(ids) == inner.decode(ids)
-    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data(), places=PLACES)
+def test_any_ids_stream_as_the_tokenizers_library_decodes_them(kind, data, places):
+    tokenizer = TOKENIZERS[kind]
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size), max_size=40))
+    assert streamed(tokenizer, ids, places) == tokenizer.decode(ids)
+    theirs = KINDS[kind].decode(ids)
+    if "byte level" in kind or "\ufffd" not in theirs:
+        assert tokenizer.decode(ids) == theirs
+
+
+def test_one_token_to_be_read():
+    tokenizer = TOKENIZERS["byte level"]
+    first, *_ = tokenizer.encode("日")
+    assert tokenizer.token_text(first) == "\ufffd"
+    assert tokenizer.token_bytes(first) == "日".encode()[:1]
+    assert [tokenizer.token_text(id_) for id_ in (0, 10**6)] == ["<s>", ""]
+    (think,) = tokenizer.encode("<think>")
+    assert tokenizer.token_text(think) == "<think>"
+    assert tokenizer.token_id("<think>") == think
+    assert tokenizer.token_id("no such token") is None
+
+
+def test_special_tokens_that_are_wanted_are_shown():
+    tokenizer = TOKENIZERS["byte level"]
+    ids = [0, *tokenizer.encode("a"), 1, 0]
+    assert "".join(pieces(tokenizer, ids, keep=["</s>", "no such token"])) == "a</s>"
+    assert "".join(pieces(tokenizer, ids)) == "a"
 
 
 def test_broken_bytes_show_once_it_is_certain():
