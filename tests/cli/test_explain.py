@@ -35,7 +35,7 @@ from penstock.report.explain import show  # noqa: E402
 
 @pytest.fixture(scope="module")
 def told():
-    return explain(HOSTILE, "embedded", Settings(tokens=4))
+    return explain(HOSTILE, "embedded", Settings(tokens=24))
 
 
 def shown(told, width, **settings):
@@ -102,7 +102,7 @@ def test_markup_and_control_characters_are_shown_as_they_are(told):
     assert not [c for c in plain if unicodedata.category(c) == "Cc" and c != "\n"]
     lines = plain.splitlines()
     tokens = lines[1 + next(i for i, line in enumerate(lines) if "The prompt in" in line)]
-    squeezed = tokens.replace(" ", "").replace("␣", " ")
+    squeezed = tokens.replace(" ", "").replace("·", " ")
     assert squeezed == "[red]x[/red] [/] \\x1b[2J\\x07 <0xCF><0x80>"
 
 

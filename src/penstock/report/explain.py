@@ -48,8 +48,8 @@ def show(told: Explanation, console: Console) -> None:
         "What may come next",
         _candidates(told),
         Text(
-            f"Sampling takes the largest sum of logit / temperature {settings.temperature:g} and "
-            f"noise of seed {settings.seed}.",
+            f"sum: logit / temperature {settings.temperature:g} + noise of seed {settings.seed}; "
+            "sampling takes the largest",
             "dim",
         ),
     )
@@ -57,10 +57,13 @@ def show(told: Explanation, console: Console) -> None:
         console,
         "What each way of choosing makes of it",
         _choices(told),
-        Text(f"log p: of all {settings.tokens} tokens, ended earlier by a stop token.", "dim"),
+        Text("among, holding: the tokens left to choose from, their probability together", "dim"),
+        Text("with, log p: the model's own, of the token and of all it goes on with", "dim"),
     )
+    gap = 1 if console.width < 90 else 2
     for step in told.steps:
-        _part(console, None, _stages(step, told.tokenize if step.name == "prefill" else None))
+        tokenize = told.tokenize if step.name == "prefill" else None
+        _part(console, None, _stages(step, tokenize, gap))
     _part(console, None, _layers(told.steps))
     _part(console, "Conditions", *(Text(line, "dim") for line in _conditions(told)))
     console.print()
@@ -147,7 +150,7 @@ def _choices(told: Explanation) -> Table:
             _token(choice.token),
             f"{choice.probability:.1%}",
             f"{choice.logprob:.2f}",
-            Text("".join(spelled(each) for each in choice.continuation)),
+            Text("".join(_plain(each) for each in choice.continuation)),
         )
     return grid
 
@@ -162,7 +165,7 @@ def _way(choice: Choice, told: Explanation) -> str:
     return choice.strategy + values.get(choice.strategy, "")
 
 
-def _stages(step: Step, tokenize: Stage | None) -> Table:
+def _stages(step: Step, tokenize: Stage | None, gap: int) -> Table:
     tokens = "1 token" if step.tokens == 1 else f"{step.tokens:,} tokens"
     grid = _grid(
         f"{step.name.capitalize()}, {tokens}",
@@ -172,6 +175,7 @@ def _stages(step: Step, tokenize: Stage | None) -> Table:
         ">GFLOP/s",
         ">GB/s",
         "of the limit",
+        gap=gap,
     )
     if tokenize is not None:
         grid.add_row(f"{'tokenize':<20}", _ms(tokenize.first_s), _ms(tokenize.warm_s))
@@ -223,9 +227,14 @@ def _conditions(told: Explanation) -> Iterator[str]:
 
 
 def spelled(piece: Piece) -> str:
-    """A token as it can be told apart: spaces visible, control characters spelled out."""
-    text = literal(piece.text.replace(" ", "␣"))
+    """A token as it can be told apart, shortened to fit a line."""
+    text = _plain(piece)
     return text if len(text) <= _PIECE else text[: _PIECE - 1] + "…"
+
+
+def _plain(piece: Piece) -> str:
+    """A token with its spaces visible and its control characters spelled out."""
+    return literal(piece.text.replace(" ", "·"))
 
 
 def _token(piece: Piece) -> Text:
@@ -245,5 +254,5 @@ def _grid(*titles: str, gap: int = 1) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for title in titles:
         right = title.startswith(">")
-        grid.add_column(title.lstrip(">"), justify="right" if right else "left")
+        grid.add_column(title.lstrip(">"), justify="right" if right else "left", overflow="fold")
     return grid
