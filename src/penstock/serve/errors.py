@@ -55,10 +55,10 @@ def unavailable(message: str, code: str, retry_after_s: float | None = None) -> 
 
 
 def past_deadline(deadline_s: float) -> ApiError:
-    """The request was not finished in the time this server gives it (504)."""
+    """The request was not finished in the time it has (504)."""
     message = (
-        f"The request was not finished after {deadline_s:g} s, this server's limit (--deadline). "
-        "Ask for fewer tokens, or when less is running."
+        f"The request was not finished after {deadline_s:g} s, the limit that its deadline_s or "
+        "this server (--deadline) sets. Ask for fewer tokens, or when less is running."
     )
     return ApiError(504, ErrorBody(message, "server_error", None, "deadline_exceeded"))
 
