@@ -20,8 +20,8 @@ from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import Beam, GenerateRequest, SamplingParams
-from penstock.engine.stages import work
-from penstock.engine.watch import timed_step, watching
+from penstock.engine.stages import step, work
+from penstock.engine.watch import Key, Timed, timed_step, watching
 
 PROMPT = "def area(width, height):  # π 🎉\n    return"
 SETTINGS = Settings(tokens=6, temperature=0.8, top_k=7, top_p=0.6, beams=3, seed=11)
@@ -150,18 +150,18 @@ def test_the_stages_add_up(told: Explanation) -> None:
     assert (prefill.name, prefill.tokens, prefill.context) == ("prefill", *[len(told.tokens)] * 2)
     assert (decode.name, decode.tokens, decode.context) == ("decode", 1, len(told.tokens) + 1)
     order = ["schedule", "prepare", "embed", "layers", "head", "sample"]
-    for step in told.steps:
-        assert [stage.name for stage in step.stages] == order
-        assert [part.name for part in step.parts] == ["attention", "feed-forward"]
-        assert [(stage.layer, stage.name) for stage in step.layers] == [
+    for each in told.steps:
+        assert [stage.name for stage in each.stages] == order
+        assert [part.name for part in each.parts] == ["attention", "feed-forward"]
+        assert [(stage.layer, stage.name) for stage in each.layers] == [
             (layer, name) for layer in range(8) for name in ("attention", "feed-forward")
         ]
-        layers = step.stages[3]
+        layers = each.stages[3]
         for field in ("first_s", "warm_s"):
             for whole, parts in (
-                (step.total, step.stages),
-                (layers, step.parts),
-                (layers, step.layers),
+                (each.total, each.stages),
+                (layers, each.parts),
+                (layers, each.layers),
             ):
                 times = [getattr(part, field) for part in parts]
                 assert min(times) > 0
@@ -234,8 +234,8 @@ def test_a_window_bounds_the_work_of_attention(engine: Engine) -> None:
 
 def test_costs_are_rates_of_the_warm_time(told: Explanation) -> None:
     machine = told.hardware
-    for step in told.steps:
-        for stage in [step.total, *step.stages, *step.parts, *step.layers]:
+    for each in told.steps:
+        for stage in [each.total, *each.stages, *each.parts, *each.layers]:
             if stage.name in ("schedule", "prepare"):
                 assert stage.cost is None
                 continue
@@ -248,17 +248,25 @@ def test_costs_are_rates_of_the_warm_time(told: Explanation) -> None:
             assert cost.share == pytest.approx(cost.bound_s / stage.warm_s)
             assert cost.flops_per_s == pytest.approx(cost.flops / stage.warm_s)
             assert cost.bytes_per_s == pytest.approx(cost.bytes / stage.warm_s)
-        assert step.total.cost is not None
-        assert step.total.cost.share < 1
+        assert each.total.cost is not None
+        assert each.total.cost.share < 1
 
 
 def test_an_explanation_goes_through_json_whole(told: Explanation) -> None:
     assert msgspec.json.decode(msgspec.json.encode(told), type=Explanation) == told
 
 
-def test_the_first_pass_is_kept_apart_from_the_warm_ones(told: Explanation) -> None:
+def test_the_first_pass_is_kept_apart_and_the_median_withstands_a_disturbance(
+    told: Explanation, engine: Engine
+) -> None:
+    keys: list[Key] = [("schedule", None), ("embed", None)]
+    keys += [(name, layer) for layer in range(8) for name in ("attention", "feed-forward")]
+    keys += [("head", None), ("sample", None)]
+    passes: list[Timed] = [(1.0, dict.fromkeys(keys, seconds)) for seconds in (9.0, 1.0, 2.0, 50.0)]
+    found = step("decode", passes, engine.decoder, engine.facts, told.hardware, tokens=1, context=8)
+    assert [(stage.first_s, stage.warm_s) for stage in found.layers] == [(9.0, 2.0)] * 16
+    assert (found.total.first_s, found.total.warm_s) == (9.0 * 20, 2.0 * 20)
     assert 5 <= told.warm_passes <= 51
-    assert told.steps[0].total.first_s > told.steps[0].total.warm_s
 
 
 def test_another_checkpoint_up_to_its_last_token(checkpoint: Path) -> None:
