@@ -7,12 +7,14 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from penstock import models
 from penstock.engine import facts
 from penstock.engine.generation import Generation, generations
+from penstock.engine.grammar import Grammars
 from penstock.engine.kv import KVStore
 from penstock.engine.model import loader
 from penstock.engine.model.config import ModelConfig
@@ -55,7 +57,9 @@ class Engine:
     one `Delta` that has a `finish_reason`. Not thread-safe: one thread calls.
     """
 
-    def __init__(self, decoder: Decoder, about: ModelFacts, options: EngineOptions) -> None:
+    def __init__(
+        self, decoder: Decoder, about: ModelFacts, options: EngineOptions, directory: Path
+    ) -> None:
         config = decoder.config
         policy = Policy(
             max_running=options.max_running,
@@ -78,7 +82,10 @@ class Engine:
             decoder.embedding.device,
         )
         longest = -(-min(about.max_model_len, self.scheduler.capacity()) // options.page_size)
-        self._runner = Runner(decoder, kv, rows=options.max_running, longest=longest)
+        self._grammars = Grammars(directory, about.vocab_size, about.eos_token_ids)
+        self._runner = Runner(
+            decoder, kv, self._grammars, rows=options.max_running, longest=longest
+        )
         self._generations: dict[Sequence, Generation] = {}
         self._alive: dict[str, dict[int, Sequence]] = {}  # by request, by choice or beam
         self._eos = frozenset(config.eos_token_ids)
@@ -98,7 +105,7 @@ class Engine:
         dtype = facts.choose_dtype(options, config)
         decoder = loader.load_weights(config, directory, dtype, options.device)
         torch.set_num_threads(facts.choose_threads(options, decoder))
-        return cls(decoder, facts.gather(model, decoder, options), options)
+        return cls(decoder, facts.gather(model, decoder, options), options, directory)
 
     @property
     def has_work(self) -> bool:
@@ -138,7 +145,7 @@ class Engine:
         if limit > about.max_model_len or len(prompt) >= longest:
             raise _too_long(len(prompt), params.max_tokens, longest)
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        made = generations(request, seed, self._enders(params), limit)
+        made = generations(request, seed, self._enders(params), limit, self._grammars)
         sequences = [
             Sequence(
                 id=(request.id, generation.index),
@@ -236,6 +243,9 @@ class Engine:
                 if generation.search.done:
                     stopped.append(sequence)
                 continue
+            if generation.failure is not None:
+                stopped.append(sequence)
+                continue
             delta = deltas[sequence] = self._delta(sequence, generation, [token])
             if generation.logprobs is not None:
                 delta.logprobs = generation.logprobs
@@ -243,7 +253,11 @@ class Engine:
                 delta.prompt_logprobs = generation.prompt_logprobs
             self._counters.output_tokens += 1
             params = generation.request.params
-            if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+            if (
+                generation.over
+                or token in params.stop_token_ids
+                or (token in self._eos and not params.ignore_eos)
+            ):
                 stopped.append(sequence)
         return stopped
 
@@ -297,7 +311,7 @@ class Engine:
             delta = deltas.get(sequence)
             if delta is None:
                 delta = deltas[sequence] = self._delta(sequence, generation, [])
-            delta.finish_reason = ended.reason
+            delta.finish_reason = "error" if generation.failure else ended.reason
             if generation.search is not None and generation.search.done:
                 best = generation.search.finished[generation.index]
                 delta.token_ids, delta.finish_reason = best.tokens, best.reason
@@ -305,11 +319,11 @@ class Engine:
                 self._counters.output_tokens += len(best.tokens)
             delta.timing = _timing(sequence, generation, now)
             counters = self._counters
-            if ended.reason == "abort":
+            if delta.finish_reason == "abort":
                 counters.cancelled += 1
-            elif ended.reason == "error":
+            elif delta.finish_reason == "error":
                 counters.failed += 1
-                delta.error = error
+                delta.error = generation.failure or error
             else:
                 counters.finished += 1
         self.scheduler.ended.clear()

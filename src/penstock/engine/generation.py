@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from penstock.engine.beam import BeamSearch
+from penstock.engine.grammar import Grammars, Matcher
 from penstock.engine.request import GenerateRequest, TokenLogprob
 from penstock.engine.sampling import choice_seed
 from penstock.engine.shaping import Shaping
@@ -24,19 +26,31 @@ class Generation:
     row: int = -1  # its row in the runner's tables while it runs
     shaping: Shaping | None = None
     search: BeamSearch | None = None
+    guide: Future[Matcher] | None = None  # where it is in its grammar, once that is compiled
     logprobs: list[TokenLogprob] | None = None  # of the newest token
     prompt_logprobs: list[TokenLogprob | None] | None = None
     started: float = 0.0  # monotonic, seconds: its first chunk was planned
     first: float = 0.0  # its first token was sampled
+    over: bool = False  # it ends here, though its newest token does not say so
+    failure: str | None = None  # why it alone cannot go on
 
     @property
     def plain(self) -> bool:
         """Whether it asks for nothing but a draw from its logits."""
-        return self.shaping is None and self.search is None and self.logprobs is None
+        return (
+            self.shaping is None
+            and self.search is None
+            and self.guide is None
+            and self.logprobs is None
+        )
 
 
 def generations(
-    request: GenerateRequest, seed: int, enders: frozenset[int], limit: int
+    request: GenerateRequest,
+    seed: int,
+    enders: frozenset[int],
+    limit: int,
+    grammars: Grammars,
 ) -> list[Generation]:
     """One for each sequence of a request: its choices, or its beams.
 
@@ -53,6 +67,7 @@ def generations(
             choice_seed(seed, index),
             shaping=Shaping(params, request.prompt, enders) if Shaping.wanted(params) else None,
             search=search,
+            guide=grammars.start(params.grammar) if params.grammar else None,
             logprobs=None if params.logprobs is None else [],
             prompt_logprobs=[None] if index == 0 and params.prompt_logprobs is not None else None,
         )

@@ -88,6 +88,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(f"min_tokens={self.min_tokens} exceeds max_tokens={self.max_tokens}.")
         if not all(-100 <= bias <= 100 for bias in self.logit_bias.values()):
             raise ValueError("logit_bias: each bias must lie in [-100, 100].")
+        if self.grammar is not None and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise ValueError(f"{name} cannot be met where a grammar says what may end the output.")
         if self.beam is not None:
             self._check_beam(self.beam)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from penstock.engine.beam import BeamSearch
 from penstock.engine.generation import Generation
+from penstock.engine.grammar import Grammars
+from penstock.engine.guided import Guided
 from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.model.decoder import Decoder
@@ -70,9 +72,12 @@ class Runner:
     idle rows of a static batch write there.
     """
 
-    def __init__(self, decoder: Decoder, kv: KVStore, *, rows: int, longest: int) -> None:
+    def __init__(
+        self, decoder: Decoder, kv: KVStore, grammars: Grammars, *, rows: int, longest: int
+    ) -> None:
         self.decoder = decoder
         self.kv = kv
+        self.grammars = grammars
         self.device = decoder.embedding.device
         self.spent = Spent()
         self._tables = Tables.empty(rows, longest)
@@ -122,19 +127,24 @@ class Runner:
             seed=tables.seed[rows],
             position=tables.computed[rows] + 1,
         )
+        at = [*range(len(decoding)), *range(len(decode_rows), len(rows))]
+        asking = [
+            (row, generation)
+            for row, (_, generation) in zip(at, decoding + prefilled, strict=True)
+            if not generation.plain
+        ]
+        guided = Guided(self.grammars, asking)
         prepared = time.perf_counter()
         logits = self.decoder.forward(batch, self.kv)
         computed = time.perf_counter()
         if scored:
             logits = self._score_prompts(logits, scored)
-        idle = len(decode_rows) - len(decoding)
-        at = [*range(len(decoding)), *range(len(decode_rows), len(rows))]
-        chosen = self._choose(logits, sampling, [g for _, g in decoding + prefilled], at)
+        chosen = _choose(logits, sampling, asking, guided)
         sampled = time.perf_counter()
         tables.computed[rows] += 1
         tables.last[rows] = chosen
         new = chosen.tolist()
-        del new[len(decoding) : len(decoding) + idle]  # what idle rows drew
+        del new[len(decoding) : len(decode_rows)]  # what idle rows drew
         for (_, generation), token in zip(decoding + prefilled, new, strict=True):
             generation.tokens.append(token)
         spent = self.spent
@@ -143,37 +153,6 @@ class Runner:
         spent.sample += sampled - computed
         spent.account += time.perf_counter() - sampled
         return decoding + prefilled
-
-    def _choose(
-        self, logits: Tensor, sampling: SamplingRows, who: list[Generation], at: list[int]
-    ) -> NDArray[np.int64]:
-        """Choose a token for each row of `logits`; row `at[i]` is that of `who[i]`.
-
-        On the way it does what some of them ask for: shapes their logits,
-        takes a step of their search, notes their log probabilities.
-        """
-        special = [(row, g) for row, g in zip(at, who, strict=True) if not g.plain]
-        if not special:
-            return sample(logits, sampling).numpy(force=True)
-        noted = [(row, g) for row, g in special if g.logprobs is not None]
-        plainly = logits[[row for row, _ in noted]]  # a copy, before it is shaped
-        if shaped := [(row, g.shaping) for row, g in special if g.shaping is not None]:
-            shape(logits, shaped)
-        tokens = sample(logits, sampling).numpy(force=True)
-        searches: dict[BeamSearch, list[tuple[int, Generation]]] = {}
-        for row, generation in special:
-            if generation.search is not None:
-                searches.setdefault(generation.search, []).append((row, generation))
-        for search, beams in searches.items():
-            _search(search, sorted(beams, key=lambda beam: beam[1].index), logits, tokens)
-        if noted:
-            tops = [g.request.params.logprobs or 0 for _, g in noted]
-            views = score(plainly, tokens[[row for row, _ in noted]].tolist(), tops)
-            for (_, generation), view in zip(noted, views, strict=True):
-                generation.logprobs = [view]
-        for row, shaping in shaped:
-            shaping.took(int(tokens[row]))
-        return tokens
 
     def _score_prompts(self, logits: Tensor, scored: list[tuple[Generation, int, int]]) -> Tensor:
         """Note the log probabilities of prompt tokens; return the rows that are sampled.
@@ -271,6 +250,43 @@ def _unscored(generation: Generation, chunk: Chunk) -> range | None:
     first = max(chunk.start, len(known) - 1)
     end = min(chunk.end, len(generation.request.prompt) - 1)
     return range(first, end) if first < end else None
+
+
+def _choose(
+    logits: Tensor,
+    sampling: SamplingRows,
+    asking: list[tuple[int, Generation]],
+    guided: Guided,
+) -> NDArray[np.int64]:
+    """Choose a token for each row of `logits`.
+
+    On the way it does what the `asking` rows want: shapes and masks their
+    logits, takes a step of their search, notes their log probabilities.
+    """
+    if not asking:
+        return sample(logits, sampling).numpy(force=True)
+    noted = [(row, g) for row, g in asking if g.logprobs is not None]
+    plainly = logits[[row for row, _ in noted]]  # a copy, before it is shaped
+    shaped = [(row, g.shaping) for row, g in asking if g.shaping is not None]
+    if shaped:
+        shape(logits, shaped)
+    guided.mask(logits)
+    tokens = sample(logits, sampling).numpy(force=True)
+    guided.accept(tokens)
+    searches: dict[BeamSearch, list[tuple[int, Generation]]] = {}
+    for row, generation in asking:
+        if generation.search is not None:
+            searches.setdefault(generation.search, []).append((row, generation))
+    for search, beams in searches.items():
+        _search(search, sorted(beams, key=lambda beam: beam[1].index), logits, tokens)
+    if noted:
+        tops = [g.request.params.logprobs or 0 for _, g in noted]
+        views = score(plainly, tokens[[row for row, _ in noted]].tolist(), tops)
+        for (_, generation), view in zip(noted, views, strict=True):
+            generation.logprobs = [view]
+    for row, shaping in shaped:
+        shaping.took(int(tokens[row]))
+    return tokens
 
 
 def _search(

@@ -30,10 +30,12 @@ class Shaping:
         self._bias = np.zeros(64, np.float32)
         self._counted: set[int] = set()
         for token, bias in params.logit_bias.items():
-            self._bias[self._at(token)] += bias
+            at = self._at(token)  # may replace the arrays
+            self._bias[at] += bias
         if params.repetition_penalty != 1.0:
             for token in prompt:
-                self._factor[self._at(token)] = params.repetition_penalty
+                at = self._at(token)
+                self._factor[at] = params.repetition_penalty
         self._banned = np.array(sorted(enders), np.int64)
         self._free_after = params.min_tokens
         self._generated = 0
