@@ -39,7 +39,7 @@ def show(told: Explanation, console: Console) -> None:
         console.print(Padding(Text(sentence), (0, 0, 0, 2)))
     _part(
         console,
-        f"The prompt in {len(told.tokens):,} tokens",
+        f"The prompt in {_tokens(len(told.tokens))}",
         *_prompt(told.tokens, console.width - 4),
     )
     settings = told.settings
@@ -166,9 +166,8 @@ def _way(choice: Choice, told: Explanation) -> str:
 
 
 def _stages(step: Step, tokenize: Stage | None, gap: int) -> Table:
-    tokens = "1 token" if step.tokens == 1 else f"{step.tokens:,} tokens"
     grid = _grid(
-        f"{step.name.capitalize()}, {tokens}",
+        f"{step.name.capitalize()}, {_tokens(step.tokens)}",
         ">first ms",
         ">warm ms",
         ">of step",
@@ -239,6 +238,10 @@ def _plain(piece: Piece) -> str:
 
 def _token(piece: Piece) -> Text:
     return Text(spelled(piece), _STYLES[piece.kind])
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def _bar(share: float) -> Text:
