@@ -29,7 +29,8 @@ BODIES: dict[str, dict[str, Any]] = {
 BEAM = {"use_beam_search": True}
 FORMAT = {"response_format": {"type": "json_object"}}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": {}}}
-STRICT = {"type": "function", "function": TOOL["function"] | {"strict": True}}
+BAD_SCHEMA = {"parameters": {"no-such-keyword": 1}}
+STRICT = {"type": "function", "function": TOOL["function"] | BAD_SCHEMA | {"strict": True}}
 
 
 def named(name: str) -> dict[str, Any]:
@@ -204,16 +205,16 @@ WRONG = [
         {"tools": [TOOL], "tool_choice": named("other")},
         "tool_choice",
         "invalid_value",
-        "no tool",
+        "none of the tools",
     ),
     (
         CHAT,
         {"tools": [TOOL], "tool_choice": "required"} | FORMAT,
         "tool_choice",
         "invalid_value",
-        "shape",
+        "neither",
     ),
-    (CHAT, {"tools": [STRICT]}, "tools", "invalid_value", "strict"),
+    (CHAT, {"tools": [STRICT]}, "tools", "invalid_value", "no-such-keyword"),
     (CHAT, {"functions": [{}]}, "functions", "unsupported_parameter", "Use tools."),
     (
         CHAT,

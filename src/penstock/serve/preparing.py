@@ -23,7 +23,7 @@ from penstock.serve.protocol import (
 )
 from penstock.serve.service import Service
 from penstock.serve.shapes import ChatShape, CompletionShape, Shape
-from penstock.serve.tools import ToolFormat, detect_format, grammar_for
+from penstock.serve.tools import ToolFormat, arguments_grammar, detect_format, grammar_for
 
 
 class Prepared(NamedTuple):
@@ -60,25 +60,16 @@ class Preparing:
                 raise BadParameter("prompt", "prompt has no tokens; this model needs one at least.")
             self._service.check_token_ids(prompt, "prompt")
         shape = CompletionShape(body, self._speller)
-        return Prepared(shape, body, ids, await self._params(body, body.grammar()))
+        return Prepared(shape, body, ids, await self._params(body))
 
     async def chat(self, body: ChatBody) -> Prepared:
         """Prepare `/v1/chat/completions`."""
         self._service.check_model(body.model)
-        grammar, format_ = body.grammar(), None
-        if body.offered_tools:
-            format_ = self._format_of_calls()
-            if body.forced_choice is not None:
-                tools = [tool.as_dict() for tool in body.tools]
-                forced = grammar_for(
-                    format_,
-                    tools,
-                    body.forced_choice,
-                    self._tokenizer.token_id,
-                    parallel=body.parallel_tool_calls,
-                )
-                grammar = "tools", forced
-        params = await self._params(body, grammar)
+        format_ = self._format_of_calls() if body.offered_tools else None
+        if format_ is not None and body.shapes_calls:
+            params = await self._params_of_calls(body, format_)
+        else:
+            params = await self._params(body)
         ids = await self._encode_chat(body, body.offered_tools, body.chat_template_kwargs)
         return Prepared(ChatShape(body, self._speller, format_), body, [ids], params)
 
@@ -116,17 +107,32 @@ class Preparing:
             param = "chat_template_kwargs" if named in variables else "messages"
             raise BadParameter("tools" if named == "tools" else param, str(error)) from error
 
-    async def _params(
-        self, body: GenerateBody, grammar: tuple[str, Grammar] | None
-    ) -> SamplingParams:
+    async def _params(self, body: GenerateBody) -> SamplingParams:
+        self._check_ids(body)
+        grammar = body.grammar()
+        params = body.params(grammar)
+        if grammar is not None:
+            structured = body.structured_outputs is not None
+            await _check(grammar, "structured_outputs" if structured else "response_format")
+        return params
+
+    async def _params_of_calls(self, body: ChatBody, format_: ToolFormat) -> SamplingParams:
+        self._check_ids(body)
+        tools = [tool.as_dict() for tool in body.offered_tools]
+        # What clients wrote is checked, not the grammar that we build around it.
+        for tool in tools:
+            await _check(arguments_grammar(tool), "tools")
+        find, parallel = self._tokenizer.token_id, body.parallel_tool_calls
+        return body.params(grammar_for(format_, tools, body.choice, find, parallel=parallel))
+
+    def _check_ids(self, body: GenerateBody) -> None:
         self._service.check_token_ids(body.stop_token_ids, "stop_token_ids")
         self._service.check_token_ids([int(token) for token in body.logit_bias], "logit_bias")
-        params = body.params(None if grammar is None else grammar[1])
-        if grammar is not None:
-            name, wanted = grammar
-            try:
-                # A schema of a megabyte takes its time.
-                await asyncio.to_thread(grammars.check, wanted)
-            except ValueError as error:
-                raise BadParameter(name, f"{name}: {error}") from error
-        return params
+
+
+async def _check(grammar: Grammar, param: str) -> None:
+    try:
+        # A schema of a hundred kilobytes takes its time.
+        await asyncio.to_thread(grammars.check, grammar)
+    except ValueError as error:
+        raise BadParameter(param, f"{param}: {error}") from error

@@ -7,7 +7,7 @@ serve is in `fields.NOT_SERVED`; all else is unknown. Both are refused by name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
@@ -24,6 +24,7 @@ from penstock.serve.conversation import (
 )
 from penstock.serve.fields import MAX_COUNT, BadParameter, Body, Count, Part, Text, TokenId, checked
 from penstock.serve.structured import JsonSchema, ResponseFormat, StructuredOutputs
+from penstock.serve.tools import Choice
 
 MAX_PROMPTS = 64
 MAX_LOGPROBS = 64
@@ -193,12 +194,11 @@ class GenerateBody(Body):
         """How many likeliest tokens are shown beside each token; None for no log probabilities."""
         raise NotImplementedError
 
-    def grammar(self) -> tuple[str, Grammar] | None:
-        """Return what the output must match, and which parameter says so."""
+    def grammar(self) -> Grammar | None:
+        """Return what the output must match, or None for any text."""
         if self.structured_outputs is not None:
-            return "structured_outputs", self.structured_outputs.grammar()
-        grammar = self.response_format.grammar()
-        return None if grammar is None else ("response_format", grammar)
+            return self.structured_outputs.grammar()
+        return self.response_format.grammar()
 
     def params(self, grammar: Grammar | None) -> SamplingParams:
         """Return the sampling parameters; `grammar` is what the output must match.
@@ -367,30 +367,29 @@ class ChatBody(GenerateBody):
         names = [tool.function.name for tool in self.tools]
         if len(set(names)) < len(names):
             raise BadParameter("tools", "tools: two functions have the same name.")
-        if isinstance(self.tool_choice, ToolChoice):
-            if self.tool_choice.function.name not in names:
-                raise BadParameter(
-                    "tool_choice", f"tool_choice: {self.tool_choice.function.name} is no tool."
-                )
-        elif self.tool_choice == "auto" and any(tool.function.strict for tool in self.tools):
-            raise BadParameter(
-                "tools",
-                "tools: strict is kept when a call is forced: set tool_choice to required or to "
-                "one function, or leave strict out.",
-            )
-        if self.forced_choice and (self.structured_outputs or self.response_format.type != "text"):
+        if isinstance(self.tool_choice, ToolChoice) and (
+            (name := self.tool_choice.function.name) not in names
+        ):
+            raise BadParameter("tool_choice", f"tool_choice: {name} is none of the tools.")
+        if self.offered_tools and self.grammar() is not None:
             raise BadParameter(
                 "tool_choice",
-                "tool_choice forces a call, which response_format and structured_outputs cannot "
-                "shape; leave them out.",
+                "a call matches neither response_format nor structured_outputs; leave them out, "
+                "or set tool_choice to none.",
             )
 
     @property
-    def forced_choice(self) -> Literal["required"] | dict[str, Any] | None:
-        """What must be called, in OpenAI's form; None if nothing must."""
+    def shapes_calls(self) -> bool:
+        """Whether calls must have a form, or there must be one."""
+        strict = any(tool.function.strict for tool in self.tools)
+        return self.tool_choice != "auto" or strict or not self.parallel_tool_calls
+
+    @property
+    def choice(self) -> Choice:
+        """Of the tools offered, which may or must be called."""
         if isinstance(self.tool_choice, ToolChoice):
             return self.tool_choice.model_dump()
-        return "required" if self.tool_choice == "required" else None
+        return "required" if self.tool_choice == "required" else "auto"
 
     @property
     def offered_tools(self) -> list[Tool]:

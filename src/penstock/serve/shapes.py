@@ -147,8 +147,6 @@ class ChatShape:
         for event in events:
             if isinstance(event, Text):
                 texts.append(event.text)
-            elif event.index > 0 and not self._body.parallel_tool_calls:
-                continue  # one call was asked for
             elif isinstance(event, CallStart):
                 function = CalledFunction("", event.name)
                 calls[event.index] = ToolCall(function, event.id, "function", event.index)
