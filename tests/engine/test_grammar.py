@@ -404,35 +404,41 @@ HOSTILE = [
 @pytest.mark.parametrize("grammar", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_grammars_cost_little(grammars: Grammars, grammar: Grammar) -> None:
     """Refused, or followed for 50 tokens, or stopped by a limit: in bounded processor time."""
-    spent = time.thread_time()
     try:
         check(grammar)
     except ValueError:
         return
-    finally:
-        assert time.thread_time() - spent < 1.5
     spent = time.process_time()
     try:
         matcher = grammars.start(grammar).result()
-    except ValueError:
-        return
-    finally:
-        assert time.process_time() - spent < 1.5
-    spent = time.process_time()
-    for step in range(50):
-        masks = grammars.masks([matcher]).result()
-        if matcher.error is not None:
-            return
-        logits = torch.randn(1, PADDED, generator=torch.Generator().manual_seed(step))
-        apply(logits, [0], masks)
-        token = int(logits.argmax())
-        if token in EOS:
-            break
-        try:
+        for step in range(50):
+            masks = grammars.masks([matcher]).result()
+            if matcher.error is not None:
+                break
+            logits = torch.randn(1, PADDED, generator=torch.Generator().manual_seed(step))
+            apply(logits, [0], masks)
+            token = int(logits.argmax())
+            if token in EOS:
+                break
             matcher.accept(token)
-        except ValueError:
-            return
-    assert time.process_time() - spent < 6
+    except ValueError:
+        pass  # refused by the engine's limits, or stopped by them
+    assert time.process_time() - spent < 10
+
+
+EXPLODING = [
+    schema({"allOf": [{"multipleOf": prime} for prime in (3, 7, 11, 13, 17, 19, 23)],
+            "type": "integer"}),
+    schema({"allOf": [{"pattern": f"^.*a.{{{i}}}$"} for i in range(40)]}),
+    lark("start: A\nA: " + " & ".join(f"/.*a.{{{i}}}/" for i in range(40))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("grammar", EXPLODING, ids=range(len(EXPLODING)))
+def test_a_grammar_that_would_compile_for_hours_is_refused(grammar: Grammar) -> None:
+    with pytest.raises(ValueError, match="does not compile within 2 s"):
+        check(grammar)
+    check(schema({"type": "object"}))  # and the next one finds a judge
 
 
 def test_a_limit_met_on_the_way_is_told(grammars: Grammars) -> None:

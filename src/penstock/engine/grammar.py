@@ -9,78 +9,28 @@ are compiled beside the steps. Imports PyTorch only to apply a mask.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
+from penstock.engine.grammar_check import check
+from penstock.engine.grammar_compile import WHITESPACE, compile_grammar, said
 from penstock.engine.request import Grammar
 
 if TYPE_CHECKING:
     import torch
 
-MAX_TEXT = 131_072  # characters of a grammar
+__all__ = ["WHITESPACE", "Grammars", "Matcher", "apply", "check"]
+
 CACHED = 256  # compiled grammars kept
-
-# What one grammar may cost, of whoever sends it: about 100 ms to compile and 20 ms
-# for a mask on one core, and 40 MB. A hundredth of it is usual.
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=200_000,
-    step_lexer_fuel=50_000,
-    step_max_items=10_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
-
-# Between two tokens of JSON: nothing, one space, or a new line with its indent. Where
-# any run of whitespace is allowed, a model in doubt writes spaces until max_tokens.
-WHITESPACE = r" |\r?\n[ \t]{0,64}"
-
-# Keywords that say nothing about which values are valid (JSON Schema 2020-12, and
-# OpenAPI's `example` and `discriminator`, which pydantic writes).
-ANNOTATIONS = frozenset(
-    {"$schema", "$id", "$anchor", "$comment", "title", "description", "default", "deprecated"}
-    | {"example", "examples", "readOnly", "writeOnly", "contentEncoding", "contentMediaType"}
-    | {"discriminator"}
-)
-CONSTRAINTS = frozenset(
-    {"$ref", "type", "enum", "const", "format", "pattern", "minLength", "maxLength"}
-    | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-    | {"minItems", "maxItems", "required", "minProperties", "maxProperties"}
-)
-HOLDS_SCHEMA = frozenset({"items", "additionalItems", "additionalProperties"})
-HOLDS_SCHEMAS = frozenset(
-    {"allOf", "anyOf", "oneOf", "prefixItems"}
-    | {"properties", "patternProperties", "$defs", "definitions"}
-)
-
-
-def check(grammar: Grammar) -> None:
-    """Refuse a grammar the engine could not follow to the letter; needs no tokenizer.
-
-    Takes a millisecond for a usual grammar and at most about 200 ms, without the
-    interpreter lock. Raises `ValueError` saying what is wrong and where.
-    """
-    if len(grammar.text) > MAX_TEXT:
-        raise ValueError(
-            f"the {_NAMES[grammar.kind]} has {len(grammar.text):,} characters; "
-            f"at most {MAX_TEXT:,} are accepted."
-        )
-    _compile(_bytes_tokenizer(), grammar)
-    if grammar.kind == "json_schema":
-        _check_keywords(json.loads(grammar.text))
-    elif grammar.kind == "lark":
-        _check_lark(grammar.text)
 
 
 class Matcher:
@@ -111,7 +61,7 @@ class Matcher:
     @property
     def error(self) -> str | None:
         """Why this grammar can be followed no further (it hit a limit); ask after each mask."""
-        return _said(self._inner.get_error()) if self._inner.is_error() else None
+        return said(self._inner.get_error()) if self._inner.is_error() else None
 
 
 class Grammars:
@@ -156,7 +106,7 @@ class Grammars:
     def _start(self, grammar: Grammar) -> Matcher:
         compiled = self._compiled.get(grammar)
         if compiled is None:
-            compiled = self._compiled[grammar] = Matcher(_compile(self._tokenizer, grammar))
+            compiled = self._compiled[grammar] = Matcher(compile_grammar(self._tokenizer, grammar))
             if len(self._compiled) > CACHED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(grammar)
@@ -204,114 +154,3 @@ def _lanes(device: torch.device) -> torch.Tensor:
 
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     return torch.from_numpy(np.where(bits == 1, np.float32(0), -np.float32(np.inf))).to(device)
-
-
-_NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "Lark grammar"}
-
-
-def _compile(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
-    """A matcher at the beginning, its first mask already computed."""
-    try:
-        matcher = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=LIMITS)
-    except ValueError as error:
-        raise _refusal(grammar, str(error)) from error
-    warnings = matcher.get_grammar_warnings()
-    if not matcher.is_error():
-        matcher.compute_bitmask()  # finds what matches nothing, and warms the lexer for copies
-    if matcher.is_error() or warnings:
-        raise _refusal(grammar, matcher.get_error() or warnings[0])
-    return matcher
-
-
-def _source(grammar: Grammar) -> str:
-    if grammar.kind == "regex":
-        return LLMatcher.grammar_from_regex(grammar.text)
-    if grammar.kind == "lark":
-        return LLMatcher.grammar_from_lark(grammar.text)
-    return LLMatcher.grammar_from_json_schema(
-        grammar.text,
-        overrides={"whitespace_pattern": WHITESPACE, "coerce_one_of": False, "lenient": False},
-    )
-
-
-def _refusal(grammar: Grammar, message: str) -> ValueError:
-    return ValueError(f"the {_NAMES[grammar.kind]} is refused: {_said(message)}")
-
-
-def _said(message: str) -> str:
-    """The gist of llguidance's message, which draws pictures and shows its own state."""
-    if message.startswith("NoExtension"):
-        return "nothing can match it"
-    gist = re.search(r"^error: (.+)$", message, re.MULTILINE)
-    return (gist[1] if gist else message.split("\n", 1)[0]).strip()[:300]
-
-
-def _check_keywords(schema: Any) -> None:
-    """Refuse keywords that nothing here reads: a misspelt one would constrain nothing."""
-    for path, key in _unread(schema, "#"):
-        raise ValueError(
-            f"the JSON schema is refused: {path} has the keyword {key!r}, which is not supported; "
-            "leave it out, or put shared schemas under $defs."
-        )
-
-
-def _unread(schema: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Where, and which, keywords of a schema are none we know; its shape may be anything."""
-    for key, value in _parts(schema) if isinstance(schema, dict) else ():
-        here = f"{path}/{key}"
-        if key in HOLDS_SCHEMA:
-            yield from _unread(value, here)
-        elif key in HOLDS_SCHEMAS:
-            for name, inner in _parts(value):
-                yield from _unread(inner, f"{here}/{name}")
-        elif key not in ANNOTATIONS and key not in CONSTRAINTS:
-            yield path, key
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        return value.items()
-    return enumerate(value) if isinstance(value, list) else ()
-
-
-_LARK = re.compile(
-    r"""  # comments and literals first, so that what follows is found only outside them
-    //[^\n]* | \#[^\n]* | "(?:\\.|[^"\\\n])*" | /(?:\\.|[^/\\\n])+/
-    | (?P<json>%json\b\s*) | (?P<token><[^>\n]*>) | (?P<option>\b(?:temperature|capture)\b)
-    """,
-    re.VERBOSE,
-)
-
-
-def _check_lark(text: str) -> None:
-    """Refuse what llguidance reads but a mask cannot do, and check the JSON schemas within."""
-    for found in _LARK.finditer(text):
-        if found["token"]:
-            raise ValueError(
-                f"the Lark grammar is refused: {found['token']} names a special token, which is "
-                "no text; write the text in quotes."
-            )
-        if found["option"]:
-            raise ValueError(
-                f"the Lark grammar is refused: the option {found['option']!r} has no effect here; "
-                "leave it out."
-            )
-        if found["json"]:
-            _check_keywords(json.JSONDecoder().raw_decode(text, found.end())[0])
-
-
-class _Bytes:
-    """A tokenizer of single bytes, enough to check a grammar."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<eos>")
-    special_token_ids = (256,)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-@functools.cache
-def _bytes_tokenizer() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Bytes()))
