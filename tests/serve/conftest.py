@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,10 +26,13 @@ PATHS = os.pathsep.join([str(REPO / "src"), str(REPO)])
 class Server:
     """A running server process; `address` is (host, port)."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str], log: IO[str] | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
+            stderr=log,
             cwd=REPO,
             env=os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"} | environment,
         )
@@ -83,8 +86,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(command: list[str], **environment: str) -> Iterator[Server]:
-    server = Server(command, environment)
+def running(command: list[str], log: IO[str] | None = None, **environment: str) -> Iterator[Server]:
+    server = Server(command, environment, log)
     try:
         yield server
     finally:
@@ -113,6 +116,7 @@ def start_fake(byte_folder: Path) -> StartFake:
         engine: dict[str, Any] | None = None,
         server: dict[str, Any] | None = None,
         step_s: float = 0.001,
+        log: IO[str] | None = None,
         **environment: str,
     ) -> contextlib.AbstractContextManager[Server]:
         command = [
@@ -122,7 +126,7 @@ def start_fake(byte_folder: Path) -> StartFake:
             json.dumps(engine or {}),
             json.dumps({"port": 0, "drain_s": 0, **(server or {})}),
         ]
-        return running(command, FAKE_STEP_S=str(step_s), **environment)
+        return running(command, log, FAKE_STEP_S=str(step_s), **environment)
 
     return start
 
@@ -132,11 +136,12 @@ StartEmbedded = Callable[..., contextlib.AbstractContextManager[Server]]
 
 @pytest.fixture(scope="session")
 def start_embedded() -> StartEmbedded:
-    """Start `penstock serve embedded` with these options."""
+    """Start `penstock serve embedded` with these options, and in this environment."""
 
-    def start(*options: str) -> contextlib.AbstractContextManager[Server]:
+    def start(*options: str, **environment: str) -> contextlib.AbstractContextManager[Server]:
         more = ["--port", "0", "--threads", "1", "--drain", "0", *options]
-        return running([sys.executable, "-m", "penstock", "serve", "embedded", *more])
+        command = [sys.executable, "-m", "penstock", "serve", "embedded", *more]
+        return running(command, **environment)
 
     return start
 

@@ -19,11 +19,17 @@ from penstock.serve.errors import ApiError, ErrorBody
 # Bytes of request line and headers together. Browsers and proxies stay under 16 KiB.
 MAX_HEAD = 64 << 10
 
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
     """The client closed the connection; nobody waits for the answer."""
+
+
+class _Refused(Exception):
+    """Stops the parser, which calls it invalid HTTP; the answer is on its way already."""
 
 
 class Connection(HttpToolsProtocol):
@@ -76,7 +82,12 @@ class Connection(HttpToolsProtocol):
         """Called by the parser."""
         if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEAD:
             self._refuse_head()
-            return
+            raise _Refused
+        if self.parser.should_upgrade() and any(n in _BODY_HEADERS for n, _ in self.headers):
+            # The parser takes what follows for the other protocol, body and all.
+            message = "This server speaks HTTP/1.1 alone: tell your client to offer no Upgrade."
+            self._refuse(400, "upgrade_not_served", message)
+            raise _Refused
         self._in_head = False
         self._head_bytes = 0
         super().on_headers_complete()
