@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from penstock.engine.sampling import SamplingRows, choice_seed, gumbel, sample
+from penstock.engine.sampling import SamplingRows, _filtered, choice_seed, gumbel, sample
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 
@@ -113,6 +113,33 @@ def test_greedy_rows_stay_greedy_beside_drawn_ones() -> None:
     mixed.temperature[::2] = 0
     tokens = sample(LOGITS.repeat(4, 1), mixed)
     assert tokens[0] == tokens[2] == 0
+
+
+@pytest.mark.parametrize("peaked", [0.5, 3.0])
+@pytest.mark.parametrize("step", [0.0, 0.5])  # with it many logits are equal, as in bf16
+def test_filters_look_at_the_head_first_and_miss_nothing(peaked: float, step: float) -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(60, 2000) * peaked
+    if step:
+        logits = (logits / step).round() * step
+    rng = np.random.default_rng(0)
+    top_k = torch.from_numpy(rng.choice([0, 1, 7, 255, 256, 257, 900], 60))[:, None]
+    top_p = torch.from_numpy(rng.choice([0.01, 0.5, 0.9, 0.999, 1.0], 60).astype(np.float32))
+    found = _filtered(logits, top_k, top_p[:, None]) > float("-inf")
+    for row in range(60):
+        p = logits[row].double().softmax(0)
+        order = logits[row].sort(descending=True, stable=True).indices
+        kept = order[: int(top_k[row]) or 2000]
+        within = p[kept] / p[kept].sum()
+        before = within.cumsum(0) - within
+        ours = set(found[row].nonzero()[:, 0].tolist())
+        first, off = kept[:1].tolist(), float(top_p[row]) == 1.0
+        must = kept[(before < float(top_p[row]) - 1e-4) | off].tolist()
+        may = kept[(before < float(top_p[row]) + 1e-4) | off].tolist()
+        assert {*first, *must} <= ours <= {*first, *may}
+        # Its own affair: alone it is filtered alike.
+        alone = _filtered(logits[row : row + 1], top_k[row : row + 1], top_p[row : row + 1, None])
+        assert ((alone[0] > float("-inf")) == found[row]).all()
 
 
 def test_choices_of_one_seed_draw_apart() -> None:

@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Tokens among which top-k and top-p are looked for first.
+HEAD = 256
+
 
 @dataclass(slots=True)
 class SamplingRows:
@@ -45,8 +48,12 @@ def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
 
     index = torch.from_numpy(drawn).to(logits.device)
     scaled = logits[index] / column(rows.temperature)
-    if ((rows.top_k[drawn] > 0) | (rows.top_p[drawn] < 1)).any():
-        _filter(scaled, column(rows.top_k), column(rows.top_p))
+    filtered = np.flatnonzero((rows.top_k[drawn] > 0) | (rows.top_p[drawn] < 1))
+    if len(filtered):
+        which = torch.from_numpy(filtered).to(logits.device)
+        scaled[which] = _filtered(
+            scaled[which], column(rows.top_k)[which], column(rows.top_p)[which]
+        )
     if (rows.min_p[drawn] > 0).any():
         floor = scaled.max(-1, keepdim=True).values + column(rows.min_p).log()
         scaled.masked_fill_(scaled < floor, float("-inf"))
@@ -55,17 +62,42 @@ def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
     return tokens
 
 
-def _filter(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> None:
-    """Set to -inf, in place, what top-k and top-p exclude; the likeliest token always stays."""
-    vocabulary = scaled.shape[-1]
-    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(vocabulary, device=scaled.device)
-    excluded = ranks >= torch.where(top_k > 0, top_k, vocabulary)
-    probabilities = ordered.masked_fill(excluded, float("-inf")).softmax(-1)
+def _filtered(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Rows with -inf for what top-k and top-p exclude; the likeliest token always stays.
+
+    Nearly always the likeliest `HEAD` tokens hold the answer, and to find them is
+    far cheaper than to sort a vocabulary. A row where they may not is sorted whole;
+    that depends on the row alone, as everything here must.
+    """
+    if scaled.shape[-1] <= HEAD:
+        return _keep(scaled, *scaled.sort(dim=-1, descending=True, stable=True), top_k, top_p)[0]
+    # In order of likelihood, and of equal ones by id: `topk` promises neither.
+    order = scaled.topk(HEAD, sorted=False).indices.sort(dim=-1).values
+    ordered, by_value = scaled.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    out, least = _keep(scaled, ordered, order.gather(1, by_value), top_k, top_p)
+    open_ = ((least <= ordered[:, -1]) | (top_k[:, 0] > HEAD)).nonzero()[:, 0]
+    if len(open_):
+        rest = scaled[open_]
+        whole = rest.sort(dim=-1, descending=True, stable=True)
+        out[open_] = _keep(rest, *whole, top_k[open_], top_p[open_])[0]
+    return out
+
+
+def _keep(
+    scaled: Tensor, ordered: Tensor, order: Tensor, top_k: Tensor, top_p: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Filter rows by their likeliest tokens, in order; returns also the least logit kept."""
+    ranks = torch.arange(ordered.shape[-1], device=scaled.device)
+    excluded = (ranks >= top_k) & (top_k > 0)
+    left = ordered.masked_fill(excluded, float("-inf"))
+    mass = torch.where(top_k > 0, left.logsumexp(-1, True), scaled.logsumexp(-1, True))
+    probabilities = (left - mass).exp()
     # A token stays while the mass before it is below top_p (Holtzman et al. 2020).
     excluded |= (probabilities.cumsum(-1) - probabilities >= top_p) & (top_p < 1)
     excluded[:, 0] = False
-    scaled.masked_fill_(torch.zeros_like(excluded).scatter_(-1, order, excluded), float("-inf"))
+    least = ordered.masked_fill(excluded, float("inf")).amin(-1)
+    kept = ordered.masked_fill(excluded, float("-inf"))
+    return torch.full_like(scaled, float("-inf")).scatter_(-1, order, kept), least
 
 
 def choice_seed(seed: int, choice: int) -> int:
