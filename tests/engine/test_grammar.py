@@ -293,9 +293,9 @@ def test_a_sequence_cut_early_can_still_be_finished(grammars: Grammars, grammar:
 
 def test_a_token_outside_the_grammar_is_an_error(grammars: Grammars) -> None:
     matcher = begin(grammars, regex("a+"))
-    with pytest.raises(ValueError, match="not allowed by the grammar"):
-        matcher.accept(TOKENIZER.token_to_id("b"))
-    assert matcher.error
+    matcher.accept(TOKENIZER.token_to_id("b"))
+    assert "doesn't satisfy the grammar" in (matcher.error or "")
+    assert not matcher.complete
 
 
 def test_rows_and_copies_do_not_touch_each_other(grammars: Grammars) -> None:
@@ -409,20 +409,14 @@ def test_hostile_grammars_cost_little(grammars: Grammars, grammar: Grammar) -> N
     except ValueError:
         return
     spent = time.process_time()
-    try:
-        matcher = grammars.start(grammar).result()
-        for step in range(50):
-            masks = grammars.masks([matcher]).result()
-            if matcher.error is not None:
-                break
-            logits = torch.randn(1, PADDED, generator=torch.Generator().manual_seed(step))
-            apply(logits, [0], masks)
-            token = int(logits.argmax())
-            if token in EOS:
-                break
-            matcher.accept(token)
-    except ValueError:
-        pass  # refused by the engine's limits, or stopped by them
+    matcher = grammars.start(grammar).result()
+    for step in range(50):
+        logits = torch.randn(1, PADDED, generator=torch.Generator().manual_seed(step))
+        apply(logits, [0], grammars.masks([matcher]).result())
+        token = int(logits.argmax())
+        if token in EOS:
+            break
+        matcher.accept(token)
     assert time.process_time() - spent < 10
 
 
@@ -445,11 +439,10 @@ def test_a_limit_met_on_the_way_is_told(grammars: Grammars) -> None:
     matcher = begin(grammars, regex("(.{0,5000}a.{0,5000}b){100}"))
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
-        masks = grammars.masks([matcher]).result()
+        logits = torch.randn(1, PADDED, generator=generator)
+        apply(logits, [0], grammars.masks([matcher]).result())
         if matcher.error is not None:
             break
-        logits = torch.randn(1, PADDED, generator=generator)
-        apply(logits, [0], masks)
         matcher.accept(int(logits.argmax()))
     assert "too many expressions" in (matcher.error or "")
 

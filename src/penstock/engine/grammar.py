@@ -48,10 +48,9 @@ class Matcher:
     def accept(self, token_id: int) -> None:
         """Take the next token, one the last mask allowed; an end-of-sequence id ends, unaccepted.
 
-        Raises `ValueError` for a token the grammar does not allow here.
+        Sets `error` where the grammar does not allow the token, or a limit is met.
         """
-        if not self._inner.consume_token(token_id):
-            raise ValueError(f"token {token_id} is not allowed by the grammar: {self.error}")
+        self._inner.consume_token(token_id)
 
     @property
     def complete(self) -> bool:
@@ -60,7 +59,7 @@ class Matcher:
 
     @property
     def error(self) -> str | None:
-        """Why this grammar can be followed no further (it hit a limit); ask after each mask."""
+        """Why the grammar can be followed no further; ask after each mask and each token."""
         return said(self._inner.get_error()) if self._inner.is_error() else None
 
 
