@@ -234,6 +234,7 @@ TOOLS = [
         "type": "function",
         "function": {
             "name": "get_weather",
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -246,7 +247,7 @@ TOOLS = [
             },
         },
     },
-    {"type": "function", "function": {"name": "get"}},
+    {"type": "function", "function": {"name": "get", "strict": False}},
 ]
 NAMED = {"type": "function", "function": {"name": "get"}}
 
@@ -267,29 +268,72 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
 def test_whatever_the_grammar_allows_is_read_as_calls(kind: str, format: ToolFormat, choice: Any):
     tokenizer = TOKENIZERS[kind]
-    text = grammar_for(format, TOOLS, choice, tokenizer.token_id).text
+    tools = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    text = grammar_for(format, tools, choice, tokenizer.token_id).text
     vocabulary = llguidance.LLTokenizer(tokenizer._inner.to_str(), eos_token=1)
     grammar = llguidance.LLMatcher.grammar_from_lark(text)
     seen: set[int] = set()
     for seed in range(15):
-        ids = walk(llguidance.LLMatcher(vocabulary, grammar), random.Random(seed))
+        matcher = llguidance.LLMatcher(vocabulary, grammar)
+        before, lead = "", ""
+        if choice == "auto":
+            bare = format.bare and seed % 2
+            before = "" if bare or seed % 3 else "Well, [so] <be> it."
+            lead = "{" if bare else before + format.opener
+        begun = tokenizer._inner.encode(lead, add_special_tokens=False).ids
+        assert matcher.consume_tokens(begun)
+        ids = begun + walk(matcher, random.Random(seed))
         stream = tokenizer.stream(keep=format.markers)
         calls = ToolCalls(format, ["get_weather", "get"])
         found = said([*calls.push(stream.push(ids) + stream.flush()), *calls.flush()])
+        if before:
+            assert found.pop(0) == before
         assert found
         assert all(isinstance(it, tuple) for it in found)
         seen.add(len(found))
         for name, arguments in found:
             given = json.loads(arguments)
-            if name == "get_weather" and choice == "required":
+            if name == "get_weather" and choice != NAMED:
                 assert given["city"] in ("Zürich", 'the "}" city')
                 assert set(given["days"]) <= {1, 2}
             else:
                 assert (name, given) == ("get", {})
-    assert (max(seen) > 1) == (choice == "required" and format is not LLAMA)
+    assert (max(seen) > 1) == (choice != NAMED and format is not LLAMA)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_strict_arguments_where_text_is_allowed_too(kind: str, format: ToolFormat):
+    tokenizer = TOKENIZERS[kind]
+    text = grammar_for(format, TOOLS, "auto", tokenizer.token_id).text
+    vocabulary = llguidance.LLTokenizer(tokenizer._inner.to_str(), eos_token=1)
+    good = write_strict(format, '{"city": "Zürich", "days": [1, 2]}')
+    for answer, allowed in (
+        ("", True),
+        (" Plain <text> [with] 日本, and\nlines.", True),
+        (good, True),
+        (f"Well. {good}" if not format.bare else good, True),
+        (write_strict(format, '{"city": "Bern", "days": []}'), False),
+        (good.replace("get_weather", "get"), True),  # which is not strict
+        (good.replace("get_weather", "set"), False),
+        (format.opener + " no call", False),
+    ):
+        ids = tokenizer._inner.encode(answer, add_special_tokens=False).ids
+        matcher = llguidance.LLMatcher(vocabulary, llguidance.LLMatcher.grammar_from_lark(text))
+        taken = matcher.validate_tokens(ids)
+        assert (taken == len(ids)) == allowed, answer
+        matcher.consume_tokens(ids[:taken])
+        assert matcher.is_accepting() or not allowed
+
+
+def write_strict(format: ToolFormat, arguments: str) -> str:
+    call = f'{{"name": "get_weather", "{format.arguments}": {arguments}}}'
+    if format.array:
+        return f"{format.opener}[{call}]"
+    return f"{format.opener}\n{call}\n{format.closer}" if format.closer else call
 
 
 def walk(matcher: llguidance.LLMatcher, chance: random.Random) -> list[int]:
@@ -300,8 +344,8 @@ def walk(matcher: llguidance.LLMatcher, chance: random.Random) -> list[int]:
         allowed = [id_ for id_, bias in enumerate(matcher.compute_logit_bias()) if bias and id_ > 1]
         if not allowed:
             break
-        # White space may go on for ever.
-        ids.append(min(allowed) if len(ids) % 3 else chance.choice(allowed))
+        assert len(ids) < 2000
+        ids.append(chance.choice(allowed))
         matcher.consume_token(ids[-1])
     assert matcher.is_accepting()
     return ids

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, NoReturn
 
+from penstock.engine.grammar import WHITESPACE
 from penstock.engine.request import Grammar
 
 
@@ -300,51 +301,81 @@ def _merged(events: Iterable[Event]) -> Iterator[Event]:
             yield replace(first, text="".join(texts))
 
 
+Choice = Literal["auto", "required"] | Mapping[str, Any]
+
+
 def grammar_for(
     format: ToolFormat,
     tools: Sequence[Mapping[str, Any]],
-    choice: Literal["required"] | Mapping[str, Any],
+    choice: Choice,
     token_id: Callable[[str], int | None],
     *,
     parallel: bool = True,
 ) -> Grammar:
-    """What the output must match so that it is calls of `tools` and nothing else.
+    """What the output must match so that its calls are of `tools`, with fitting arguments.
 
-    `tools` and `choice` are in OpenAI's form. `choice` is "required", one call
-    or (if `parallel`, and the format knows a way to say it) several, or names a
-    function, called once. Arguments follow the function's JSON schema.
-    `token_id` gives the id of a marker that is one token, else None.
+    `tools` and `choice` are in OpenAI's form. With "auto" there may be text, then
+    calls, whose arguments follow the function's JSON schema where it is strict.
+    With "required" there are calls only, and all schemas are followed; several
+    if `parallel` and the format has a way to say it. A function that is named is
+    called once. `token_id` gives the id of a marker that is one token, else None.
 
     Raises `ValueError` when `choice` names a function that `tools` lacks.
     """
-    functions = [tool["function"] for tool in tools]
-    if choice != "required":
+    if isinstance(choice, Mapping):
         name = choice["function"]["name"]
-        functions = [function for function in functions if function["name"] == name]
+        tools = [tool for tool in tools if tool["function"]["name"] == name]
+        if not tools:
+            raise ValueError(f"tool_choice: no function {name!r} is among the tools.")
         parallel = False
-    if not functions:
-        raise ValueError(f"tool_choice: no function {name!r} is among the tools.")
 
     def marker(text: str) -> str:
         id_ = token_id(text)
-        return json.dumps(text) if id_ is None else f"<[{id_}]>"
+        return _quoted(text) if id_ is None else f"<[{id_}]>"
 
-    # Each schema is a document of its own, so that references in it hold.
-    rules = []
-    for i, function in enumerate(functions):
-        begin = json.dumps(f'{{"name": "{function["name"]}", "{format.arguments}": ')
-        schema = function.get("parameters", {"additionalProperties": False})
-        schema = {"type": "object", **schema}
-        rules += [f'call_{i}: {begin} arguments_{i} "}}"']
+    opener = marker(format.opener)
+    rules = ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
+    for i, tool in enumerate(tools):
+        begin = f'{{"name": "{tool["function"]["name"]}", "{format.arguments}": '
+        exact = choice != "auto" or tool["function"].get("strict", False)
+        # A schema is a document of its own, so that references in it hold.
+        schema = json.loads(arguments_grammar(tool).text) if exact else {"type": "object"}
+        schema["x-guidance"] = {"whitespace_pattern": WHITESPACE}
+        rules += [f'call_{i}: {_quoted(begin)} arguments_{i} "}}"']
         rules += [f"arguments_{i}: %json {json.dumps(schema)}"]
-    rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
+    # What follows the first opener.
     if format.array:
-        more = '(", " call)*' if parallel else ""
-        rules.append(f'start: {marker(format.opener)} / ?/ "[" call {more} "]"')
+        rules.append('rest: / ?/ "[" call' + (' (", " call)*' if parallel else "") + ' "]"')
     elif format.closer:
-        more = '("\\n" block)*' if parallel else ""
-        rules.append(f"start: block {more}")
-        rules.append(f'block: {marker(format.opener)} "\\n" call "\\n" {marker(format.closer)}')
+        rules.append(f'block: "\\n" call "\\n" {marker(format.closer)}')
+        rules.append("rest: block" + (f' ("\\n" {opener} block)*' if parallel else ""))
     else:
-        rules.append("start: call")
+        rules.append("rest: call")
+    rules += _start(format, opener, choice)
     return Grammar(kind="lark", text="\n".join(rules))
+
+
+def arguments_grammar(tool: Mapping[str, Any]) -> Grammar:
+    """What the arguments of one tool, in OpenAI's form, must match."""
+    # Without a schema a function has no parameters.
+    schema = tool["function"].get("parameters", {"additionalProperties": False})
+    return Grammar(kind="json_schema", text=json.dumps({"type": "object", **schema}))
+
+
+def _start(format: ToolFormat, opener: str, choice: Choice) -> list[str]:
+    if choice != "auto":
+        return ["start: rest" if format.bare else f"start: {opener} rest"]
+    # An answer that begins as a call does must be one.
+    first = r"[^\s{]" if format.bare else r"(.|\n)"
+    rules = [rf"TEXT: /\s*({first}(.|\n)*)?/"]
+    if opener.startswith("<["):  # no text contains a token of its own
+        return [*rules, f"start: TEXT ({opener} rest)?" + " | rest" * format.bare]
+    return [
+        *rules,
+        "start: before rest | TEXT" + " | rest" * format.bare,
+        f"before[lazy]: TEXT {opener}",
+    ]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)  # Lark's strings are JSON's
