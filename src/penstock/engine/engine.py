@@ -86,6 +86,7 @@ class Engine:
         self._runner = Runner(
             decoder, kv, self._grammars, rows=options.max_running, longest=longest
         )
+        self._runner.warm_up()
         self._generations: dict[Sequence, Generation] = {}
         self._alive: dict[str, dict[int, Sequence]] = {}  # by request, by choice or beam
         self._eos = frozenset(config.eos_token_ids)

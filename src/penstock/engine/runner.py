@@ -82,6 +82,29 @@ class Runner:
         self.spent = Spent()
         self._tables = Tables.empty(rows, longest)
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Take one small step over the scratch page.
+
+        The first call of each kernel sets it up, which takes many times as long as
+        the call itself. Done here, no user waits for it.
+        """
+        size, page = self.kv.page_size, self.kv.pages - 1
+        slots = np.arange(size) + page * size
+        table = self._tensor(np.array([page]))
+        batch = StepBatch(
+            tokens=self._tensor(np.zeros(1 + size, np.int64)),
+            positions=self._tensor(np.append(size - 1, np.arange(size))),
+            slots=self._tensor(np.append(slots[-1], slots)),
+            decodes=1,
+            decode_tables=table[None],
+            decode_contexts=self._tensor(np.array([size])),
+            max_decode_context=size,
+            prefills=[PrefillSpan(1, 1 + size, table, size)],
+            logit_rows=self._tensor(np.array([0, size])),
+        )
+        self.decoder.forward(batch, self.kv)
+
     def seat(self, generation: Generation) -> None:
         """Give a row to a sequence that starts, or resumes, to run; it keeps one it has."""
         if generation.row >= 0:
