@@ -45,3 +45,13 @@ def test_hanging_up_in_the_middle_of_a_stream(slow: Server) -> None:
         next(coming)
     coming.close()
     slow.eventually(slow.at_rest, "no page held after hanging up", 2)
+
+
+def test_hanging_up_with_more_requests_in_the_pipe(slow: Server) -> None:
+    """It is the first of them that runs, and the last that the server has read."""
+    connection = http_client.post_and_hold(slow.address, "/v1/completions", LONG)
+    for stream in (True, False):
+        http_client.send(connection, "/v1/completions", LONG | {"stream": stream})
+    slow.eventually(lambda: slow.metric("num_requests_running") == 1, "the first runs")
+    connection.close()
+    slow.eventually(slow.at_rest, "no page held after hanging up", 2)

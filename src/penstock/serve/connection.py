@@ -12,7 +12,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.types import Receive
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from penstock.serve.errors import ApiError, ErrorBody
 
@@ -48,7 +52,8 @@ class Connection(HttpToolsProtocol):
         self._write_timeout_s = write_timeout_s
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
-        self._in_head = True
+        self._served: RequestResponseCycle | None = None
+        self._in_head = False
         self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,14 +66,23 @@ class Connection(HttpToolsProtocol):
         self._request_is_here()
         self._end_write_limit()
         super().connection_lost(exc)
+        if self._served is not None and not self._served.response_complete:
+            # uvicorn tells the newest request; of several in a row, an older one is served.
+            self._served.disconnected = True
+            self._served.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     # Reading.
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
         self._expect_request()
+        in_head = self._in_head
         super().data_received(data)
-        if self._in_head:
+        if in_head and self._in_head:  # no end of it in sight
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self._refuse_head()
@@ -77,6 +91,8 @@ class Connection(HttpToolsProtocol):
         """Called by the parser."""
         super().on_message_begin()
         self._expect_request()
+        self._in_head = True
+        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -89,13 +105,11 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, "upgrade_not_served", message)
             raise _Refused
         self._in_head = False
-        self._head_bytes = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
         self._request_is_here()
-        self._in_head = True
         super().on_message_complete()
 
     def _expect_request(self) -> None:
