@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from penstock.engine import grammar as grammars
+from penstock.engine.grammar_check import check
 from penstock.engine.request import Grammar, SamplingParams
 from penstock.serve import prompts
 from penstock.serve.conversation import Tool
@@ -24,6 +25,9 @@ from penstock.serve.protocol import (
 from penstock.serve.service import Service
 from penstock.serve.shapes import ChatShape, CompletionShape, Shape
 from penstock.serve.tools import ToolFormat, arguments_grammar, detect_format, grammar_for
+
+# Checks may take long and wait for each other: tokenizing must not wait behind them.
+_CHECKER = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
 
 class Prepared(NamedTuple):
@@ -52,6 +56,8 @@ class Preparing:
         """Prepare `/v1/completions`."""
         self._service.check_model(body.model)
         if isinstance(body.prompts[0], str):
+            for text in body.prompts:
+                self._service.check_length(text, "prompt")
             ids = await prompts.encode(self._tokenizer, body.prompts)
         else:
             ids = body.prompts
@@ -100,12 +106,17 @@ class Preparing:
         self, body: ChatBody | TokenizeBody, tools: Sequence[Tool], variables: dict[str, JsonValue]
     ) -> list[int]:
         try:
-            return await prompts.encode_chat(self._tokenizer, body.messages or [], tools, variables)
+            return await prompts.encode_chat(
+                self._tokenizer, body.messages or [], tools, variables, self._check_chat
+            )
         except ValueError as error:
             # The template names what it was given and has no use for.
             named = str(error).partition(":")[0]
             param = "chat_template_kwargs" if named in variables else "messages"
             raise BadParameter("tools" if named == "tools" else param, str(error)) from error
+
+    def _check_chat(self, text: str) -> None:
+        self._service.check_length(text, "messages")
 
     async def _params(self, body: GenerateBody) -> SamplingParams:
         self._check_ids(body)
@@ -132,7 +143,6 @@ class Preparing:
 
 async def _check(grammar: Grammar, param: str) -> None:
     try:
-        # A schema of a hundred kilobytes takes its time.
-        await asyncio.to_thread(grammars.check, grammar)
+        await asyncio.get_running_loop().run_in_executor(_CHECKER, check, grammar)
     except ValueError as error:
         raise BadParameter(param, f"{param}: {error}") from error

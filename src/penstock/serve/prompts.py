@@ -31,16 +31,20 @@ async def encode_chat(
     messages: Sequence[Message],
     tools: Sequence[Tool],
     variables: dict[str, Any],
+    check: Callable[[str], None],
 ) -> list[int]:
     """Token ids of a conversation through the chat template; `variables` are the template's own.
 
-    Raises `ValueError` when there is no template or it refuses what it is given.
+    `check` sees the whole text before it is encoded, and raises what it likes. Raises
+    `ValueError` when there is no template or it refuses what it is given.
     """
     said = [message.as_dict() for message in messages]
     offered = [tool.as_dict() for tool in tools] or None
 
     def work() -> list[int]:
-        return tokenizer.chat(said, offered, **variables)
+        text = tokenizer.chat_text(said, offered, **variables)
+        check(text)
+        return tokenizer.encode(text, special=False)
 
     return await _run(work, sum(message.size for message in messages) + len(str(offered)))
 

@@ -64,6 +64,20 @@ class Service:
             body = ErrorBody(message, "invalid_request_error", "model", "model_not_found")
             raise ApiError(404, body)
 
+    def check_length(self, text: str, param: str) -> None:
+        """Raise `ApiError` (400) if `text` cannot fit the context, whatever its tokens are.
+
+        To be asked before it is encoded: that would take its time for nothing.
+        """
+        context = self.engine.facts.max_model_len
+        most = self.tokenizer.most_characters(context)
+        if most is not None and len(text) > most:
+            message = (
+                f"{param} has {len(text):,} characters; this model holds {context:,} tokens, "
+                f"which are at most {most:,} characters. Shorten it."
+            )
+            raise errors.invalid(message, param)
+
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
         """Raise `ApiError` (400) unless all `ids` are in the vocabulary."""
         last = self.engine.facts.vocab_size - 1

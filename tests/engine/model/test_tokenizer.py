@@ -330,3 +330,32 @@ def test_directory_without_a_tokenizer(tmp_path):
 def test_module_needs_no_torch():
     code = "import sys; import penstock.engine.model.tokenizer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_how_long_a_text_of_so_many_tokens_can_be():
+    embedded = Tokenizer.load(shipped.path("embedded"))
+    longest = embedded.most_characters(1)
+    assert longest is not None
+    assert embedded.most_characters(100) == 100 * longest
+    for text in [" " * 1000, "=" * 1000, "self.assertEqual(" * 50, "\U0001f600" * 50, "\n" * 999]:
+        assert len(text) <= embedded.most_characters(len(embedded.encode(text)))
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        ({}, True),
+        ({"normalizer": {"type": "NFC"}}, True),
+        ({"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}}, False),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, False),
+    ],
+    ids=["bytes", "NFC", "strips", "drops spaces"],
+)
+def test_where_text_may_be_dropped_nothing_bounds_its_length(change, known):
+    path = shipped.path("embedded") / "tokenizer.json"
+    spec = json.loads(path.read_text()) | change
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+    assert (tokenizer.most_characters(10) is not None) == known
+    if change.get("normalizer", {}).get("type") == "NFC":
+        text = "a\u0323\u0302" * 500  # composes to one character
+        assert len(text) <= tokenizer.most_characters(len(tokenizer.encode(text)))

@@ -50,6 +50,7 @@ class Tokenizer:
             id_ for id_, token in inner.get_added_tokens_decoder().items() if token.special
         }
         self._bytes_by_id: dict[int, bytes] = {}
+        self._longest = _longest_token(inner)
         self.bos_token_id = self._special_id("bos_token")
         self.eos_token_id = self._special_id("eos_token")
 
@@ -79,6 +80,14 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`; `special`: with those this tokenizer adds (often a BOS)."""
         return list(self._inner.encode(text, add_special_tokens=special).ids)
+
+    def most_characters(self, tokens: int) -> int | None:
+        """How long a text of so many tokens can be, at most, in characters.
+
+        None where a tokenizer may drop text, or take any length of it for one
+        token: then only encoding tells. Costs no time with the length of a text.
+        """
+        return None if self._longest is None else tokens * self._longest
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; special tokens, and ids the tokenizer lacks, are left out."""
@@ -112,11 +121,19 @@ class Tokenizer:
         own, such as `enable_thinking`. Raises `ValueError` when there is no chat
         template, it refuses the messages, or it does not mention what it is given.
         """
+        return self.encode(self.chat_text(messages, tools, **variables), special=False)
+
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """What `chat` encodes, special tokens and all."""
         template = self._template(tools is not None)
         if template is None:
             raise ValueError("this model has no chat template: send a plain prompt instead.")
-        text = template.render(messages, tools, variables)
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        return template.render(messages, tools, variables)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it; None if it has no such token."""
@@ -192,6 +209,42 @@ def _byte_rule(inner: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], boo
         f"tokenizer.json: decoder of type {', '.join(steps)} is not supported: "
         "ByteLevel, ByteFallback (sentencepiece) or Metaspace."
     )
+
+
+# How many characters of a text a normalizer or a splitter may make one of. Four at
+# most compose (Unicode, UAX 15). Those not named here may drop any number.
+_SHRINKS = {"NFC": 4, "Prepend": 1, "ByteLevel": 1, "Split": 1, "Digits": 1}
+
+
+def _longest_token(inner: tokenizers.Tokenizer) -> int | None:
+    """Most characters of text for one token, or None where there may be any number."""
+    spec = json.loads(inner.to_str())
+    model, added = spec["model"], spec["added_tokens"]
+    pre = _steps(spec["pre_tokenizer"], "pretokenizers")
+    vocab = inner.get_vocab(with_added_tokens=True)
+    byte_level = any(step["type"] == "ByteLevel" for step in pre)
+    letters = _BYTE_OF if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+    # Without a token for each byte, characters go missing.
+    complete = (byte_level or model.get("byte_fallback")) and all(c in vocab for c in letters)
+    if model["type"] != "BPE" or not complete or any(t["lstrip"] or t["rstrip"] for t in added):
+        return None
+    shrinks = 1
+    for step in [*_steps(spec["normalizer"], "normalizers"), *pre]:
+        if step["type"] == "Replace" and len(step["content"]) >= 1 == len(
+            step["pattern"].get("String", "")
+        ):
+            continue
+        if step["type"] not in _SHRINKS or step.get("behavior") == "Removed":
+            return None
+        shrinks *= _SHRINKS[step["type"]]
+    return shrinks * max(map(len, vocab))
+
+
+def _steps(part: dict[str, Any] | None, plural: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    steps: list[dict[str, Any]] = part.get(plural, [part])
+    return steps
 
 
 def _byte_level_alphabet() -> dict[str, int]:
