@@ -210,6 +210,7 @@ def test_what_only_looks_like_a_call_is_text(format: ToolFormat, text: str):
         (HERMES, f"<tool_call>{HEAD}{{}}}}", ["<tool_call>", ("get_weather", "{}")]),
         (HERMES, f"{HEAD}{{}}}}{HEAD}{{}}}} end", [*[("get_weather", "{}")] * 2, "end"]),
         (HERMES, HEAD + "{} what }</tool_call>", [("get_weather", "{}"), "what }</tool_call>"]),
+        (HERMES, HEAD + "{} what <tool_c", [("get_weather", "{}"), "what <tool_c"]),
         (MISTRAL, '[TOOL_CALLS][{"name": "get", "arguments": {}, "id": "abc', [("get", "{}")]),
         (MISTRAL, '[TOOL_CALLS][{"name": "get", "arguments": {}}', [("get", "{}")]),
         (LLAMA, '{"name": "get", "parameters": {}}; no', [("get", "{}"), "; no"]),
