@@ -444,7 +444,24 @@ def test_a_limit_met_on_the_way_is_told(grammars: Grammars) -> None:
         if matcher.error is not None:
             break
         matcher.accept(int(logits.argmax()))
-    assert "too many expressions" in (matcher.error or "")
+    assert "too many" in (matcher.error or "")
+
+
+def test_a_grammar_that_met_a_limit_starts_afresh(grammars: Grammars) -> None:
+    grammar = schema({"type": "array", "items": {"type": "string", "pattern": ".*a.{200}"}})
+    for seed in range(3):
+        matcher = begin(grammars, grammar)
+        generator = torch.Generator().manual_seed(seed)
+        accepted = 0
+        while matcher.error is None:
+            logits = torch.randn(1, PADDED, generator=generator)
+            logits[:, EOS] = -1e9
+            logits[:, TOKENIZER.encode(']"').ids] = -1e8  # a string that does not end
+            apply(logits, [0], grammars.masks([matcher]).result())
+            matcher.accept(int(logits.argmax()))
+            accepted += 1
+        assert "too many states" in (matcher.error or "")
+        assert accepted > 50
 
 
 def test_a_model_without_end_or_tokenizer_says_so(tmp_path: Path) -> None:

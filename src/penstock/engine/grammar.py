@@ -9,10 +9,10 @@ are compiled beside the steps. Imports PyTorch only to apply a mask.
 from __future__ import annotations
 
 import functools
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,24 +33,38 @@ __all__ = ["WHITESPACE", "Grammars", "Matcher", "apply", "check"]
 CACHED = 256  # compiled grammars kept
 
 
+@dataclass(slots=True)
+class _Compiled:
+    """A grammar at its beginning.
+
+    Copies of it share one lexer, which grows as they go: the better for speed, but
+    once it has met a limit it fails every copy, so it is then *spent*.
+    """
+
+    first: LLMatcher
+    spent: bool = False
+
+
 class Matcher:
     """How far one sequence has come in its grammar."""
 
-    __slots__ = ("_inner",)
+    __slots__ = ("_compiled", "_inner")
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: LLMatcher, compiled: _Compiled) -> None:
         self._inner = inner
+        self._compiled = compiled
 
     def copy(self) -> Matcher:
         """A second sequence that has come as far; compiled parts are shared."""
-        return Matcher(self._inner.deep_copy())
+        return Matcher(self._inner.deep_copy(), self._compiled)
 
     def accept(self, token_id: int) -> None:
         """Take the next token, one the last mask allowed; an end-of-sequence id ends, unaccepted.
 
         Sets `error` where the grammar does not allow the token, or a limit is met.
         """
-        self._inner.consume_token(token_id)
+        if not self._inner.consume_token(token_id):
+            self._compiled.spent = True
 
     @property
     def complete(self) -> bool:
@@ -75,8 +89,10 @@ class Grammars:
         self._directory = directory
         self._vocab_size = vocab_size
         self._eos_token_ids = list(eos_token_ids)
-        self._compiled: OrderedDict[Grammar, Matcher] = OrderedDict()  # the compiler's thread only
-        self._executor = LLExecutor(os.cpu_count())
+        self._compiled: OrderedDict[Grammar, _Compiled] = (
+            OrderedDict()
+        )  # the compiler's thread only
+        self._executor = LLExecutor()  # on four fifths of the cores
         # One thread each: a slow grammar must not hold up the masks of others.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._masker = ThreadPoolExecutor(1, thread_name_prefix="mask")
@@ -104,17 +120,20 @@ class Grammars:
 
     def _start(self, grammar: Grammar) -> Matcher:
         compiled = self._compiled.get(grammar)
-        if compiled is None:
-            compiled = self._compiled[grammar] = Matcher(compile_grammar(self._tokenizer, grammar))
-            if len(self._compiled) > CACHED:
-                self._compiled.popitem(last=False)
+        if compiled is None or compiled.spent:
+            compiled = _Compiled(compile_grammar(self._tokenizer, grammar))
+            self._compiled[grammar] = compiled
         self._compiled.move_to_end(grammar)
-        return compiled.copy()
+        if len(self._compiled) > CACHED:
+            self._compiled.popitem(last=False)
+        return Matcher(compiled.first.deep_copy(), compiled)
 
     def _fill(self, matchers: list[Matcher]) -> NDArray[np.int32]:
         masks = allocate_token_bitmask(len(matchers), self._vocab_size)
         rows = [(matcher._inner, row) for row, matcher in enumerate(matchers)]
         fill_next_token_bitmask_par(self._executor, rows, masks)
+        for matcher in matchers:
+            matcher._compiled.spent |= matcher._inner.is_error()
         return masks
 
     @functools.cached_property
