@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WHITESPACE", "Grammars", "Matcher", "apply", "check"]
 
-CACHED = 256  # compiled grammars kept
+CACHED = 32  # compiled grammars kept, of a few MB each; the worst, of 80
 
 
 @dataclass(slots=True)
@@ -89,9 +89,8 @@ class Grammars:
         self._directory = directory
         self._vocab_size = vocab_size
         self._eos_token_ids = list(eos_token_ids)
-        self._compiled: OrderedDict[Grammar, _Compiled] = (
-            OrderedDict()
-        )  # the compiler's thread only
+        # For the compiler's thread only; the latest used is last.
+        self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
         self._executor = LLExecutor()  # on four fifths of the cores
         # One thread each: a slow grammar must not hold up the masks of others.
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
@@ -100,8 +99,8 @@ class Grammars:
     def start(self, grammar: Grammar) -> Future[Matcher]:
         """A matcher at the grammar's beginning, once compiled.
 
-        The future raises `ValueError` for a grammar that `check` or its limits refuse,
-        and where the model has no tokenizer or no end-of-sequence id.
+        The future raises `ValueError` for a grammar that cannot be compiled within
+        limits (`check` refuses more, and a grammar from outside is to pass it first), and where the model has no tokenizer or no end-of-sequence id.
         """
         return self._compiler.submit(self._start, grammar)
 

@@ -8,8 +8,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from penstock.engine.request import Grammar
 
-# What one grammar may cost, of whoever sends it: about 100 ms to compile and 20 ms
-# for a mask on one core, and 40 MB. A hundredth of it is usual.
+# What one grammar may cost, of whoever sends it: some 50 ms for a mask on one core
+# and 80 MB. A thousandth of it is usual. They bound most of compiling, not all of it.
 LIMITS = LLParserLimits(
     initial_lexer_fuel=200_000,
     step_lexer_fuel=50_000,
