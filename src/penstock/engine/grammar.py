@@ -99,8 +99,9 @@ class Grammars:
     def start(self, grammar: Grammar) -> Future[Matcher]:
         """A matcher at the grammar's beginning, once compiled.
 
-        The future raises `ValueError` for a grammar that cannot be compiled within
-        limits (`check` refuses more, and a grammar from outside is to pass it first), and where the model has no tokenizer or no end-of-sequence id.
+        The future raises `ValueError` for a grammar that cannot be compiled within its
+        limits, and where the model has no tokenizer or no end-of-sequence id. `check`
+        refuses more: a grammar from outside is to pass it first.
         """
         return self._compiler.submit(self._start, grammar)
 
