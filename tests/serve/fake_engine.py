@@ -38,6 +38,7 @@ VOCAB = 262
 
 SHOW = "<show>"
 MAX_MODEL_LEN = 2048
+OBEYS = "FAKE_DEAF" not in os.environ  # whether ids do what they say
 STEP_S = float(os.environ.get("FAKE_STEP_S", "0.001"))
 
 
@@ -114,7 +115,7 @@ class FakeEngine:
         self._aborted.clear()
         self._admit()
         prompts = [set(running.request.prompt) for running in self._running.values()]
-        asked = set().union(*prompts)
+        asked = set().union(*prompts) if OBEYS else set()
         if HANG in asked:
             time.sleep(3600)
         if DIE in asked:
@@ -153,7 +154,7 @@ class FakeEngine:
     def _advance(self, running: Running, index: int) -> list[Delta]:
         request = running.request
         params = request.params
-        if FAIL in request.prompt:
+        if FAIL in request.prompt and OBEYS:
             return self._end(request.id, index, "error")
         token = running.answer[(running.made[index] + index) % len(running.answer)]
         running.made[index] += 1

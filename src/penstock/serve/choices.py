@@ -46,6 +46,7 @@ class Choices:
                 body.stop_strings,
                 include_stop=body.include_stop_str_in_output,
                 min_tokens=body.min_tokens,
+                hidden=() if body.include_stop_str_in_output else body.stop_token_ids,
             )
             for index in range(self.open)
         ]

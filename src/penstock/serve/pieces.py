@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -39,7 +39,8 @@ class ChoiceText:
     Every piece but the last has text: tokens whose text is not final yet (half
     a character, the beginning of a stop string) are counted with the piece
     that shows them. The last one has `finish_reason`. Stop strings are looked
-    for in the text after the first `min_tokens` tokens.
+    for in the text after the first `min_tokens` tokens. A token of `hidden` that
+    stops the choice is no text.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ChoiceText:
         *,
         include_stop: bool = False,
         min_tokens: int = 0,
+        hidden: Collection[int] = (),
     ) -> None:
         self.index = index
         self.finished = False
@@ -57,7 +59,7 @@ class ChoiceText:
         self._decoding = decoding
         self._decoded = 0  # characters
         self._stops = StopStrings(stop, include=include_stop) if stop else None
-        self._include_stop = include_stop
+        self._hidden = hidden
         self._min_tokens = min_tokens
         self._ready = ""  # shown with the next piece
         self._spoken: list[Spoken] = []
@@ -129,10 +131,12 @@ class ChoiceText:
         return text
 
     def _shown(self, delta: Delta) -> list[int]:
-        """The tokens that are text: the one that stopped the choice is not, unless asked."""
-        if delta.finish_reason == "stop" and not self._include_stop:
-            return delta.token_ids[:-1]
-        return delta.token_ids
+        """The tokens that are text: the one that stopped the choice may not be."""
+        tokens = delta.token_ids
+        # A grammar that is complete stops a choice too, with a token like any other.
+        if delta.finish_reason == "stop" and tokens and tokens[-1] in self._hidden:
+            return tokens[:-1]
+        return tokens
 
 
 def merged(pieces: Sequence[Piece]) -> Piece:
