@@ -25,8 +25,9 @@ from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.slo import Slo
 from penstock.record.summary import summarise
 from penstock.workload.lengths import Lengths
-from penstock.workload.plan import Plan, Source
+from penstock.workload.plan import Plan
 from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
+from penstock.workload.source import Source
 from penstock.workload.traces import read_azure
 
 # Bounds that hold unless told otherwise, so that no run is endless or ruinous.

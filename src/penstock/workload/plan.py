@@ -1,17 +1,35 @@
-"""The workload: what is asked, and when, decided before the first byte is sent."""
+"""The plan: what is asked, and when, decided before the first byte is sent.
+
+A plan is one seeded stream. However many workers send it, it is made first
+and then dealt out (`deal`), so that their shares together are the plan.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import overload
 
 import msgspec
-import numpy as np
 
 from penstock.record.run import Condition, Load
-from penstock.workload import arrivals
-from penstock.workload.lengths import Lengths
-from penstock.workload.prompts import Content, Prompts
-from penstock.workload.traces import TraceRow, clip
+from penstock.workload.prompts import Content
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came back for an ask: one text a sample, or why there is none."""
+
+    texts: tuple[str, ...] = ()
+    output_tokens: int | None = None  # as counted, over all samples
+    error: str | None = None  # as in the record; None if the request finished
+
+
+class End(StrEnum):
+    """How a session or an agent's task ended."""
+
+    COMPLETED = "completed"
+    GIVEN_UP = "given_up"  # wrong to the last try, or out of context
+    BROKEN = "broken"  # a request failed
 
 
 class Ask(msgspec.Struct, kw_only=True):
@@ -19,13 +37,48 @@ class Ask(msgspec.Struct, kw_only=True):
 
     `at_s` counts from the start of the load; in a closed loop it is None: there
     a request is wanted when its slot becomes free.
+
+    An ask with `follow` opens or continues a session. When its request is over,
+    however it ended, `follow(answer)` gives the next ask, wanted `think_s`
+    after the end of that answer, or says how the session ended. It is called
+    once, is quick, and belongs to the process that sent the ask. A slot of a
+    closed loop keeps its session to the end.
     """
 
     id: str
     content: Content
-    prompt_tokens: int | None  # None where the prompts come as they are
+    prompt_tokens: int | None  # None where nobody can say beforehand
     output_tokens: int
     at_s: float | None = None
+    n: int = 1  # samples of one prompt
+    session: str | None = None
+    turn: int = 0
+    think_s: float = 0.0  # of a follower: seconds after the end of the answer before it
+    follow: Callable[[Answer], Ask | End] | None = None
+
+
+class Asks(Sequence[Ask]):
+    """Asks that are made when looked at, so that a plan of a million costs little.
+
+    The same index gives an equal ask each time. Making one may take a
+    millisecond (its prompt is cut to the token): do it before its time comes.
+    """
+
+    def __init__(self, make: Callable[[int], Ask], indices: Sequence[int]) -> None:
+        self._make = make
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, which: int) -> Ask: ...
+    @overload
+    def __getitem__(self, which: slice) -> Asks: ...
+    def __getitem__(self, which: int | slice) -> Ask | Asks:
+        if isinstance(which, slice):
+            return Asks(self._make, self._indices[which])
+        return self._make(self._indices[which])
 
 
 class Plan(msgspec.Struct, kw_only=True):
@@ -36,112 +89,44 @@ class Plan(msgspec.Struct, kw_only=True):
     """
 
     load: Load
-    asks: list[Ask]
+    asks: Sequence[Ask]
     warmup: int
     think_s: float = 0.0
     conditions: dict[str, Condition] = {}
     notes: list[str] = []
 
 
-class Source(msgspec.Struct, kw_only=True):
-    """What is asked at every operating point of a run; each takes prompts of its own.
+def deal(plan: Plan, workers: int) -> list[Plan]:
+    """Deal a plan out: each ask to one worker, nothing made, moved or drawn anew.
 
-    `context` is how many tokens the model holds, prompt and output together;
-    lengths beyond it are clipped and counted in the plan's notes. None: unknown.
+    An open loop is dealt like cards. A closed loop's slots are dealt so, each
+    with the asks of its turn, hence never to more workers than slots. The
+    shares' asks, merged by time, are the plan's, and so are their warm-ups.
+    Raises `ValueError` for less than one worker.
     """
-
-    prompts: Prompts
-    input_len: Lengths
-    output_len: Lengths
-    seed: int
-    context: int | None = None
-    used: int = 0  # prompts dealt out so far
-
-    def closed(
-        self, concurrency: int, count: int, warmup: int | None = None, think_s: float = 0.0
-    ) -> Plan:
-        """`count` requests for `concurrency` slots; warm-up is one request a slot unless told."""
-        plan = self._plan(
-            Load(kind="closed", concurrency=concurrency),
-            self._rows([0.0] * count),
-            concurrency if warmup is None else warmup,
-            "closed loop" + (f", {think_s:g} s think time" if think_s else ""),
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, not {workers}")
+    slots = plan.load.concurrency
+    if slots is None:
+        return [
+            _share(plan, plan.load, range(worker, len(plan.asks), workers))
+            for worker in range(min(workers, max(1, len(plan.asks))))
+        ]
+    workers = min(workers, slots)
+    return [
+        _share(
+            plan,
+            msgspec.structs.replace(plan.load, concurrency=len(range(worker, slots, workers))),
+            [i for i in range(len(plan.asks)) if i % slots % workers == worker],
         )
-        plan.think_s = think_s
-        return plan
-
-    def poisson(self, rate: float, count: int, warmup: int | None = None) -> Plan:
-        """`count` requests at `rate` per second; warm-up is the first tenth unless told."""
-        offsets = arrivals.poisson(rate, count, np.random.default_rng([self.seed, self.used, 1]))
-        return self._plan(
-            Load(kind="open", rate=rate),
-            self._rows(offsets.tolist()),
-            _tenth(count) if warmup is None else warmup,
-            "Poisson",
-        )
-
-    def replay(self, rows: Sequence[TraceRow], speed: float, warmup: int | None = None) -> Plan:
-        """A trace's arrivals and lengths, `speed` times as fast."""
-        rows = [msgspec.structs.replace(row, at_s=row.at_s / speed) for row in rows]
-        seconds = rows[-1].at_s
-        plan = self._plan(
-            Load(kind="trace", rate=len(rows) / seconds if seconds else None),
-            rows,
-            _tenth(len(rows)) if warmup is None else warmup,
-            f"as recorded, {speed:g} times as fast",
-        )
-        plan.conditions["prompt_tokens_asked"] = plan.conditions["output_tokens_asked"] = (
-            "of the trace, clipped" if plan.notes else "of the trace"
-        )
-        return plan
-
-    def _rows(self, at_s: Sequence[float]) -> list[TraceRow]:
-        rng = np.random.default_rng([self.seed, self.used, 0])
-        prompt_tokens = self.input_len.draw(len(at_s), rng).tolist()
-        output_tokens = self.output_len.draw(len(at_s), rng).tolist()
-        return [TraceRow(*row) for row in zip(at_s, prompt_tokens, output_tokens, strict=True)]
-
-    def _plan(self, load: Load, rows: Sequence[TraceRow], warmup: int, arrival: str) -> Plan:
-        sized, first = self.prompts.sized, self.used
-        self.used += len(rows)
-        notes = []
-        if self.context is not None and sized:
-            # Lengths that are estimates keep a quarter of the context free.
-            room = self.context if self.prompts.exact else self.context * 3 // 4
-            rows, note = clip(rows, room)
-            if note and room < self.context:
-                note += (
-                    f" (a quarter of its {self.context:,} is kept free: prompts are cut by an "
-                    "estimate; give --tokenizer to cut exactly)"
-                )
-            notes = [note] if note else []
-        return Plan(
-            load=load,
-            warmup=warmup,
-            notes=notes,
-            asks=[
-                Ask(
-                    id=str(first + i),
-                    content=self.prompts.prompt(first + i, row.prompt_tokens),
-                    prompt_tokens=row.prompt_tokens if sized else None,
-                    output_tokens=row.output_tokens,
-                    at_s=None if load.kind == "closed" else row.at_s,
-                )
-                for i, row in enumerate(rows)
-            ],
-            conditions={
-                "arrival": arrival,
-                "concurrency": load.concurrency or "not limited",
-                "rate": "as answered" if load.rate is None else load.rate,
-                "requests": len(rows),
-                "prompts": self.prompts.description,
-                "prompt_tokens_asked": str(self.input_len) if sized else "as given",
-                "output_tokens_asked": str(self.output_len),
-                "warmup_requests": warmup,
-                "seed": self.seed,
-            },
-        )
+        for worker in range(workers)
+    ]
 
 
-def _tenth(count: int) -> int:
-    return max(1, count // 10)
+def _share(plan: Plan, load: Load, indices: Sequence[int]) -> Plan:
+    return msgspec.structs.replace(
+        plan,
+        load=load,
+        asks=Asks(plan.asks.__getitem__, indices),
+        warmup=sum(index < plan.warmup for index in indices),
+    )

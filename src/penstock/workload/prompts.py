@@ -15,6 +15,21 @@ Content = str | list[dict[str, Any]]  # text, or chat messages
 CHARACTERS_PER_TOKEN = 4.0  # of English and code, where nobody can count
 
 
+def as_text(content: Content) -> str:
+    """The content as one text, for an endpoint that takes no messages.
+
+    What was said is joined as it stands, so that a conversation that goes on
+    is its own prefix.
+    """
+    if isinstance(content, str):
+        return content
+    said = (message.get("content") or "" for message in content)
+    return "".join(
+        part if isinstance(part, str) else "".join(str(p.get("text", "")) for p in part)
+        for part in said
+    )
+
+
 class Prompts(Protocol):
     """A source of prompts.
 

@@ -1,8 +1,8 @@
 import pytest
 
 from penstock.workload.lengths import parse_lengths
-from penstock.workload.plan import Source
 from penstock.workload.prompts import CutPrompts
+from penstock.workload.source import Source
 from penstock.workload.traces import TraceRow
 
 
