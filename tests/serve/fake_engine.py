@@ -128,7 +128,9 @@ class FakeEngine:
         time.sleep(STEP_S)
         self._counts["steps"] += 1
         for running in list(self._running.values()):
-            for index in list(running.made):
+            # The choice that brings the prompt's log probabilities may come last.
+            scores = running.request.params.prompt_logprobs is not None
+            for index in sorted(running.made, reverse=scores):
                 deltas += self._advance(running, index)
         return deltas
 

@@ -179,7 +179,7 @@ def test_every_metric_is_documented(fake: Server) -> None:
 
 
 def test_metrics_count_what_was_served(start_fake) -> None:
-    with start_fake() as server:
+    with start_fake(step_s=0.02) as server:  # each token by itself
         for _ in range(3):
             server.post("/v1/completions", {"prompt": "abcd", "max_tokens": 5})
         server.eventually(server.at_rest, "at rest")

@@ -34,8 +34,12 @@ class Choices:
         self._wants_timing = body.include_timings
         self._echoes = isinstance(body, CompletionBody) and body.echo
         self._only_echoes = self._echoes and body.max_tokens == 0
-        # An echo with log probabilities begins when those of the prompt have come.
+        # Deltas of prompts whose echo is to show log probabilities, until those have come:
+        # with choice 0, which may be behind the others.
         self._echo_waits = self._echoes and body.shown_logprobs is not None
+        self._early: dict[int, list[Delta]] = (
+            {place: [] for place in range(len(prompts))} if self._echo_waits else {}
+        )
         self._ended: dict[int, Piece] = {}  # by a stop string; the engine is to tell its times
         self.open = self._width * len(prompts)
         self.prompt_logprobs: list[Sequence[TokenLogprob | None]] = [()] * len(prompts)
@@ -77,13 +81,25 @@ class Choices:
         """
         async with aclosing(_together(generations)) as deltas:
             async for place, delta in deltas:
-                piece = self._take(delta, place, generations[place])
-                if piece is None:
-                    continue
-                self.open -= piece.finish_reason is not None
-                yield piece
-                if not self.open:
-                    return
+                for ready in self._in_order(delta, place) if self._early else (delta,):
+                    piece = self._take(ready, place, generations[place])
+                    if piece is None:
+                        continue
+                    self.open -= piece.finish_reason is not None
+                    yield piece
+                    if not self.open:
+                        return
+
+    def _in_order(self, delta: Delta, place: int) -> Sequence[Delta]:
+        """What can be taken now: an echo waits for its prompt's log probabilities."""
+        early = self._early.get(place)
+        if early is None or delta.finish_reason in ("error", "abort"):
+            return (delta,)
+        if delta.prompt_logprobs is None:
+            early.append(delta)
+            return ()
+        del self._early[place]
+        return (delta, *early)
 
     def _take(self, delta: Delta, place: int, generation: Generation) -> Piece | None:
         if delta.index == 0:
