@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import Future
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from penstock.engine.engine import Engine
+from penstock.engine.grammar import Matcher
 from penstock.engine.request import Beam, GenerateRequest, Grammar, SamplingParams
 from tests.engine.test_engine import BASE, GREEDY, drain, prompts, request, tokens
 
@@ -116,3 +118,25 @@ def test_aborts_between_steps(checkpoint: Path) -> None:
     ends = {name: deltas[-1].finish_reason for name, deltas in drain(engine).items()}
     assert set(ends.values()) <= {"abort", "stop"}
     assert engine.scheduler.pool.held == 0
+
+
+def test_nobody_waits_for_a_grammar_to_compile(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(str(checkpoint), BASE)
+    slow: Future[Matcher] = Future()
+    ready = engine._grammars.start(JSON).result()
+    monkeypatch.setattr(engine._grammars, "start", lambda grammar: slow)
+    engine.submit(request("slow", [1, 2, 3], guided(JSON)))
+    engine.submit(request("gone", [1, 2, 3], guided(JSON)))
+    assert engine.has_work
+    assert engine.stats().waiting == 2
+    assert engine.step() == []
+    assert engine.wake_at is not None
+    engine.submit(request("other", [1, 2, 3], GREEDY))
+    engine.abort("gone")
+    ended = [d for _ in range(40) for d in engine.step() if d.finish_reason is not None]
+    assert {d.request_id: d.finish_reason for d in ended} == {"other": "length", "gone": "abort"}
+    slow.set_result(ready)
+    (last,) = [d for d in drain(engine)["slow"] if d.finish_reason is not None]
+    assert last.finish_reason in ("stop", "length")

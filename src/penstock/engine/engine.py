@@ -35,6 +35,8 @@ from penstock.schedule.sequence import Keys, no_keys
 
 log = logging.getLogger(__name__)
 
+COMPILING_POLL_S = 0.002  # how often to look, when there is nothing else to do
+
 
 @dataclass(slots=True)
 class Counters:
@@ -89,6 +91,7 @@ class Engine:
         self._runner.warm_up()
         self._generations: dict[Sequence, Generation] = {}
         self._alive: dict[str, dict[int, Sequence]] = {}  # by request, by choice or beam
+        self._compiling: dict[str, list[Sequence]] = {}  # by request, until its grammar is ready
         self._eos = frozenset(config.eos_token_ids)
         self._counters = Counters()
         self._scheduling = 0.0  # seconds
@@ -111,11 +114,13 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether any request is waiting or running."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or bool(self._compiling)
 
     @property
     def wake_at(self) -> float | None:
         """Monotonic time at which `step` has something to do though nothing arrives, if any."""
+        if self._compiling and not self.scheduler.has_work:
+            return time.monotonic() + COMPILING_POLL_S
         return self.scheduler.wake_at
 
     @property
@@ -161,15 +166,20 @@ class Engine:
             for sequence in sequences:
                 sequence.peers = tuple(sequences)
         try:
-            self.scheduler.add(*sequences, now=time.monotonic())
+            self.scheduler.check_place(*sequences)
         except QueueFull as full:
             full.retry_after_s = self._retry_after()
             raise
+        if params.grammar is None:
+            self.scheduler.add(*sequences, now=time.monotonic(), placed=True)
+        else:
+            self._compiling[request.id] = sequences  # no step shall wait for it
         self._generations |= zip(sequences, made, strict=True)
         self._alive[request.id] = dict(enumerate(sequences))
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one choice of it, at the next step; unknown ids are ignored."""
+        self._queue_compiled({request_id})
         for choice, sequence in self._alive.get(request_id, {}).items():
             if index in (None, choice):
                 self.scheduler.abort(sequence.id)
@@ -201,6 +211,7 @@ class Engine:
         """
         started = time.perf_counter()
         now = time.monotonic()
+        self._queue_compiled(request for request in self._compiling if self._compiled(request))
         plan = self.scheduler.schedule(now)
         self._scheduling += time.perf_counter() - started
         deltas: dict[Sequence, Delta] = {}
@@ -225,6 +236,16 @@ class Engine:
             self._counters.steps += 1
         self._end(deltas, error)
         return list(deltas.values())
+
+    def _compiled(self, request_id: str) -> bool:
+        guides = [self._generations[s].guide for s in self._compiling[request_id]]
+        return all(guide is None or guide.done() for guide in guides)
+
+    def _queue_compiled(self, requests: Iterable[str]) -> None:
+        """Queue requests that were held back."""
+        for request_id in list(requests):
+            if (sequences := self._compiling.pop(request_id, None)) is not None:
+                self.scheduler.add(*sequences, now=time.monotonic(), placed=True)
 
     def _account(
         self, sampled: list[tuple[Sequence, Generation]], deltas: dict[Sequence, Delta]
@@ -281,7 +302,7 @@ class Engine:
         scheduler, counters = self.scheduler, self._counters
         return EngineStats(
             running=scheduler.running,
-            waiting=scheduler.waiting,
+            waiting=scheduler.waiting + sum(map(len, self._compiling.values())),
             pages_total=scheduler.pool.total,
             pages_free=scheduler.pool.free,
             pages_held=scheduler.pool.held,

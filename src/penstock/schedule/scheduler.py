@@ -137,15 +137,23 @@ class Scheduler:
         """
         return self.pool.total * self.page_size + 1
 
-    def add(self, *sequences: Sequence, now: float = 0.0) -> None:
-        """Queue sequences, all of them or none.
+    def check_place(self, *sequences: Sequence) -> None:
+        """Raise what `add` would raise.
 
-        Raises `RequestRefused` for what can never run, `QueueFull` for what
-        cannot be queued now, `ValueError` for an id that is alive.
+        `RequestRefused` for what can never run, `QueueFull` for what cannot be
+        queued now, `ValueError` for an id that is alive.
         """
         for sequence in sequences:
             self._check_alone(sequence)
         self._check_room(len(sequences), sum(s.prompt for s in sequences))
+
+    def add(self, *sequences: Sequence, now: float = 0.0, placed: bool = False) -> None:
+        """Queue sequences, all of them or none; `placed` ones passed `check_place` before.
+
+        Raises as `check_place`.
+        """
+        if not placed:
+            self.check_place(*sequences)
         for sequence in sequences:
             if not (self.policy.prefix_sharing and self.policy.kv_cache):
                 sequence.keys = no_keys
