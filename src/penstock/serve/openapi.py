@@ -58,14 +58,14 @@ def answers(name: str, *, chunk: str | None = None) -> Responses:
     """Describe the answers of an endpoint: `name`, a stream of `chunk`, or an error."""
     content: dict[str, Any] = {"application/json": {"schema": _ref(name)}}
     if chunk is not None:
-        # Each event's data is one such object as JSON; the last one is [DONE].
-        data = {
-            "type": "string",
+        # Each event's data is one such object as JSON, or what ended the stream.
+        said = {
             "contentMediaType": "application/json",
-            "contentSchema": _ref(chunk),
+            "contentSchema": {"anyOf": [_ref(chunk), _ref("Error")]},
         }
+        data = {"type": "string", "anyOf": [{"const": "[DONE]"}, said]}
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
-        content["text/event-stream"] = {"schema": {"type": "string"}, "itemSchema": event}
+        content["text/event-stream"] = {"itemSchema": event}
     return {200: {"description": "Success", "content": content}, **failures(*_ERRORS)}
 
 
