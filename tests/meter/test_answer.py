@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.meter.answer import _apportion, _evenly, read_answer
+from penstock.meter.answer import read_answer
+from penstock.meter.tokens import apportion, evenly
 from penstock.record import metrics
 from penstock.record.record import Outcome, Record
 
@@ -30,7 +31,7 @@ def read(*chunks, done=True, tokenizer=None, error=None):
     lines += [b"[DONE]"] if done else []
     record = Record(request_id="r", sched_ns=0, sent_ns=0)
     pieces = [((i + 1) * 10 * MS, b"data: " + line + b"\n\n") for i, line in enumerate(lines)]
-    return record, read_answer(pieces, record, tokenizer, error)
+    return record, read_answer(pieces, record, tokenizer, error).notes
 
 
 def test_usage_at_the_end_one_token_an_event():
@@ -173,7 +174,7 @@ def test_usage_that_goes_backwards_is_not_laid():
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_even_shares_sum_and_start_with_one(tokens, events):
-    shares = _evenly(tokens, events)
+    shares = evenly(tokens, events)
     assert sum(shares) == tokens
     assert len(shares) == events
     assert min(shares) >= 0
@@ -184,7 +185,7 @@ def test_even_shares_sum_and_start_with_one(tokens, events):
 
 @given(st.integers(0, 500), st.lists(st.integers(0, 9), min_size=1, max_size=30))
 def test_apportioned_shares_sum(tokens, weights):
-    shares = _apportion(tokens, weights)
+    shares = apportion(tokens, weights)
     assert sum(shares) == tokens
     assert min(shares) >= 0
 

@@ -94,7 +94,7 @@ class HttpTarget:
         if error := _refusal(exchange):
             record.outcome, record.error = Outcome.FAILED, error
             return []
-        return read_answer(exchange.pieces, record, self.tokenizer, exchange.error)
+        return read_answer(exchange.pieces, record, self.tokenizer, exchange.error).notes
 
     async def count_prompt(self, text: str) -> int | None:
         """See `Target`. Costs one request for one token."""
