@@ -47,6 +47,9 @@ class Record(msgspec.Struct, kw_only=True):
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
+    # Output tokens as counted a second way (by the events themselves, or by a local
+    # tokenizer), to hold `output_tokens` against.
+    recounted: int | None = None
     words: int = 0
     finish_reason: str | None = None
     counted_by: str | None = None  # who counted `output_tokens`: "server usage", "token ids", ...

@@ -30,7 +30,8 @@ class Point(msgspec.Struct, kw_only=True):
     The load runs from `start_ns` to `stop_ns`: until a closed loop has a slot
     it can no longer fill, or an open one has sent its last request. At
     `end_ns` everything has settled. The first `warmup` requests to be wanted
-    are the warm-up; see `steady`.
+    are the warm-up; see `steady`. Points of one `load` and different `repeat`
+    measure the same thing again, and are one point of the summary.
     """
 
     load: Load
@@ -41,6 +42,10 @@ class Point(msgspec.Struct, kw_only=True):
     conditions: dict[str, Condition] = {}
     limit: dict[str, Any] | None = None  # what the hardware allows at this point
     notes: list[str] = []
+    repeat: int = 0
+    shares_prefixes: bool = False  # prompts do so by design, so that cache hits are wanted
+    interrupted: bool = False
+    missing: list[str] = []  # what was lost and why, such as the records of a worker that died
     records: list[Record] = []
 
 
@@ -51,6 +56,7 @@ class Run(msgspec.Struct, kw_only=True):
     target: dict[str, Any]
     points: list[Point]
     slos: list[Slo] = []
+    rules: str | None = None  # stricter rules to judge by, as given to --rules; see `mlperf`
     notes: list[str] = []
     interrupted: bool = False
     format: int = FORMAT
@@ -76,6 +82,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "prompt_tokens": _COUNT,
     "cached_tokens": _COUNT,
     "output_tokens": _COUNT,
+    "recounted": _COUNT,
     "words": _COUNT,
     "finish_reason": _TEXT,
     "counted_by": _TEXT,
@@ -106,23 +113,45 @@ def save(run: Run, directory: Path) -> None:
 def load(directory: Path) -> Run:
     """Read a run directory.
 
-    Raises `ValueError` when it is not one, or of a format this version does not know.
+    Raises `ValueError` when it is not one, is damaged, or is of a format this
+    version does not know.
+    """
+    run = load_bare(directory)
+    try:
+        rows = pq.read_table(directory / "requests.parquet").to_pylist()
+        for row in rows:
+            row["outcome"] = Outcome(row["outcome"])
+            run.points[row.pop("point")].records.append(Record(**row))
+    except (*_DAMAGE, KeyError, IndexError, TypeError) as error:
+        raise ValueError(_fault(directory, error)) from error
+    return run
+
+
+def load_bare(directory: Path) -> Run:
+    """Read a run directory without its records: quick, for lists of runs.
+
+    Raises `ValueError` as `load` does.
     """
     try:
-        run = msgspec.json.decode((directory / "run.json").read_bytes(), type=Run)
-        rows = pq.read_table(directory / "requests.parquet").to_pylist()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(
-            f"{directory} is not a run: {error.filename or error} is missing."
-        ) from error
-    except (msgspec.DecodeError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{directory} is damaged: {error}") from error
-    if run.format != FORMAT:
-        raise ValueError(
-            f"{directory} has format {run.format}; this version of penstock reads {FORMAT}."
-        )
-    for row in rows:
-        point = run.points[row.pop("point")]
-        row["outcome"] = Outcome(row["outcome"])
-        point.records.append(Record(**row))
-    return run
+        text = (directory / "run.json").read_bytes()
+        found = msgspec.json.decode(text, type=_Format).format
+        if found != FORMAT:
+            raise ValueError(
+                f"{directory} has format {found}; this version of penstock reads {FORMAT}."
+            )
+        return msgspec.json.decode(text, type=Run)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ValueError(_fault(directory, error)) from error
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+_DAMAGE = (OSError, pa.ArrowException, ValueError)
+
+
+def _fault(directory: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{directory} is not a run: {error.filename or error} is missing."
+    return f"{directory} is damaged: {error}"

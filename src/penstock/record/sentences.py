@@ -32,7 +32,7 @@ def _user(p: dict[str, Any]) -> str:
     if speed is not None and words is not None:
         pace += f", about {number(words)} words/s,"
     return (
-        f"{_load(p).capitalize()}, one user of {_model(p)} gets {pace} and waits "
+        f"{load_name(p['load']).capitalize()}, one user of {_model(p)} gets {pace} and waits "
         f"{seconds(wait)} for the first token{_shape(p)}."
     )
 
@@ -41,7 +41,7 @@ def _system(p: dict[str, Any]) -> str:
     total, each = p["output_throughput"]["value"], p["user_speed"]["p50"]
     share = "" if each is None else f" in all, {number(each)} to each user"
     return (
-        f"{_load(p).capitalize()}, the system delivers "
+        f"{load_name(p['load']).capitalize()}, the system delivers "
         f"{'an unknown number of' if total is None else number(total)} output tokens/s{share}"
         f"{_tail(p['ttft_from_schedule'])}."
     )
@@ -76,8 +76,8 @@ def _tail(wait: dict[str, Any]) -> str:
     return ""
 
 
-def _load(p: dict[str, Any]) -> str:
-    load = p["load"]
+def load_name(load: dict[str, Any]) -> str:
+    """What was offered, in words that may follow "measured"."""
     if load["kind"] == "closed":
         return "alone" if load["concurrency"] == 1 else f"with {load['concurrency']} at once"
     if load["kind"] == "open":

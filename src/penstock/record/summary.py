@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from penstock.record import metrics
+from penstock.record import metrics, mlperf
 from penstock.record.record import Outcome, Record
+from penstock.record.repeats import grouped, merged
 from penstock.record.run import Point, Run
-from penstock.record.sentences import sentences
+from penstock.record.sentences import load_name, sentences
 from penstock.record.slo import Slo
-from penstock.record.stats import spread, t_interval
+from penstock.record.stats import interval, of_batches, spread
 from penstock.record.steady import SLICES, Window, steady_window, whole_run
+from penstock.record.verdict import INTERRUPTED, judge
 
 UNKNOWN_LIMIT: dict[str, Any] = {
     "output_throughput": None,
@@ -26,9 +29,25 @@ UNKNOWN_LIMIT: dict[str, Any] = {
 
 def summarise(run: Run) -> dict[str, Any]:
     """Compute the summary of a run from its records; see docs/metrics.md for its shape."""
-    points = [_point(point, run.slos) for point in run.points]
+    singles = [_point(point, run) for point in run.points]
+    points = []
+    for indices in grouped(run.points):
+        group = [singles[i] for i in indices]
+        point = merged(group) if len(group) > 1 else group[0]
+        reasons = [
+            {**reason, "at": load_name(point["load"])}
+            for single in group
+            for reason in single["verdict"]["reasons"]
+        ]
+        points.append(
+            {**point, "of": indices, "verdict": {"valid": not reasons, "reasons": reasons}}
+        )
+    every = [reason for point in points for reason in point["verdict"]["reasons"]]
+    if run.interrupted and not any(reason["code"] == "interrupted" for reason in every):
+        every.append(msgspec.to_builtins(INTERRUPTED))
     return {
         "points": points,
+        "verdict": {"valid": not every and bool(points), "reasons": every, "rules": run.rules},
         "sentences": sentences(points),
         "target": run.target,
         "html": run.summary.get("html"),
@@ -39,8 +58,11 @@ def summarise(run: Run) -> dict[str, Any]:
     }
 
 
-def _point(point: Point, slos: Sequence[Slo]) -> dict[str, Any]:
-    window = steady_window(point)
+def _point(point: Point, run: Run) -> dict[str, Any]:
+    slos, window = run.slos, steady_window(point)
+    reasons = judge(point, window)
+    if run.rules is not None:
+        reasons += mlperf.judge(point, mlperf.parse_rules(run.rules, _model(run, point)))
     wanted = metrics.scheduled_in(point.records, window.start_ns, window.end_ns)
     done = metrics.finished(wanted)
     outcomes = Counter(r.outcome for r in point.records)
@@ -61,6 +83,7 @@ def _point(point: Point, slos: Sequence[Slo]) -> dict[str, Any]:
             "seconds": window.seconds,
             "steady": window.steady,
             "whole_run": window.whole_run,
+            "trimmed_s": window.trimmed_s,
             "reason": window.reason,
         },
         "output_throughput": throughput,
@@ -87,7 +110,13 @@ def _point(point: Point, slos: Sequence[Slo]) -> dict[str, Any]:
         "wasted_tokens": metrics.wasted_tokens(point.records),
         "tokens": _tokens(point.records),
         "limit": _limit(point, throughput["value"]),
+        "verdict": {"valid": not reasons, "reasons": msgspec.to_builtins(reasons)},
+        "repeats": [],
     }
+
+
+def _model(run: Run, point: Point) -> str:
+    return str(point.conditions.get("model") or run.target.get("model"))
 
 
 def _spread(metric: Callable[[Record], float | None], records: Sequence[Record]) -> dict[str, Any]:
@@ -103,10 +132,11 @@ def _rate(arrivals: metrics.Arrivals, window: Window, point: Point, unit: str) -
         return {"value": None, "unit": unit, "ci95": None, "whole_run": None}
     all_of_it = whole_run(point)
     slices = metrics.rates(arrivals, window.start_ns, window.end_ns, SLICES)
+    estimate = None if window.whole_run else of_batches(slices.tolist())
     return {
         "value": float(slices.mean()),
         "unit": unit,
-        "ci95": None if window.whole_run else t_interval(slices.tolist()),
+        "ci95": interval(estimate),
         "whole_run": float(metrics.rates(arrivals, all_of_it.start_ns, all_of_it.end_ns)[0]),
     }
 

@@ -111,9 +111,10 @@ def _drawn(*parts: Figure | None) -> list[Figure]:
 
 def _errors(run: Run) -> Iterable[dict[str, Any]]:
     """Each class of error at each point: how often, and one message as the target sent it."""
-    for point, summarised in zip(run.points, run.summary["points"], strict=True):
+    for summarised in run.summary["points"]:
+        records = [r for index in summarised["of"] for r in run.points[index].records]
         for name, count in summarised["errors"]["by_class"].items():
-            example = next(r.error for r in point.records if name in errors_by_class([r]))
+            example = next(r.error for r in records if name in errors_by_class([r]))
             yield {
                 "load": table.heading(summarised),
                 "name": name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -36,6 +38,8 @@ def show(run: Run, console: Console) -> None:
         for name, count in point["errors"]["by_class"].items():
             _paragraph(console, f"{figures.heading(point)}: {count} × {name}", "red")
     console.print()
+    _verdict(console, summary["verdict"])
+    console.print()
     console.print(_conditions(points))
     if notes := figures.notes(summary):
         console.print()
@@ -63,6 +67,18 @@ def _figures(points: figures.Points) -> Table:
                 cells = [("*" if cell.doubtful else "") + cell.text for cell in row.cells]
                 grid.add_row(f"  {label:<{_LABEL - 6}} {row.detail}", *cells, row.unit)
     return grid
+
+
+def _verdict(console: Console, verdict: dict[str, Any]) -> None:
+    """VALID, or INVALID with each reason and what to do about it."""
+    rules = f" under {verdict['rules']}" if verdict["rules"] else ""
+    if verdict["valid"]:
+        _paragraph(console, f"VALID{rules}", "green")
+        return
+    _paragraph(console, f"INVALID{rules}: these figures should not be claimed", "bold red")
+    for reason in verdict["reasons"]:
+        at = f"{reason['at']}: " if reason["at"] else ""
+        _paragraph(console, f"- {at}{reason['says']}. Remedy: {reason['remedy']}.")
 
 
 def _conditions(points: figures.Points) -> Table:
