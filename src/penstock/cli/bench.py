@@ -92,6 +92,13 @@ def bench(
     slo: Annotated[
         str, typer.Option(help="Limits a good request meets: ttft<0.5s,tpot<50ms,e2e<10s.")
     ] = "",
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold the verdict to stricter rules: mlperf, or mlperf:MODEL/SCENARIO "
+            "(server, interactive, offline)."
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model to ask for, where the server has several.")
     ] = None,
@@ -158,6 +165,7 @@ def bench(
         seed=seed,
         salt=salt,
         slos=tuple(_read("--slo", parse_slos, slo)),
+        rules=rules,
     )
     counting = _tokenizer(tokenizer, target)
     opening = _opening(

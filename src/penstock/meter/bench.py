@@ -20,6 +20,7 @@ from penstock.meter.target import Target, TargetInfo
 from penstock.predict import hardware
 from penstock.predict.limit import limit_for
 from penstock.record import metrics
+from penstock.record.mlperf import parse_rules
 from penstock.record.record import Outcome
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.slo import Slo
@@ -58,6 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     salt: str | None = None
     slos: tuple[Slo, ...] = ()
+    rules: str | None = None  # stricter rules that the verdict holds the run to
 
     @property
     def limit_s(self) -> float:
@@ -95,11 +97,14 @@ async def bench(
     """
     progress = progress or Progress()
     info = target.info
+    if options.rules is not None:
+        parse_rules(options.rules, info.model or "unknown")
     run = Run(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         target={"kind": info.kind, "name": info.name, "model": info.model, "facts": info.facts},
         points=[],
         slos=list(options.slos),
+        rules=options.rules,
     )
     plans = list(_plans(await _source(target, options, tokenizer), options))
     progress.points = len(plans)
@@ -171,6 +176,7 @@ def _plans(source: Source, options: Options) -> Iterator[Plan]:
 def _point(drive: Drive, info: TargetInfo) -> Point:
     plan, records = drive.plan, drive.records
     assert drive.stop_ns is not None
+    unique = str(plan.conditions.get("prompts")).startswith("unique")
     return Point(
         load=plan.load,
         start_ns=drive.start_ns,
@@ -179,6 +185,8 @@ def _point(drive: Drive, info: TargetInfo) -> Point:
         warmup=plan.warmup,
         conditions={**info.conditions, **plan.conditions, **_seen(drive, info)},
         notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
+        shares_prefixes=not unique,
+        interrupted=drive.interrupted,
         records=records,
     )
 
