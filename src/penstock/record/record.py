@@ -54,3 +54,11 @@ class Record(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     counted_by: str | None = None  # who counted `output_tokens`: "server usage", "token ids", ...
     laid_by: str | None = None  # how `event_tokens` was found: "event usage", ..., "evenly"
+
+    # Of a request that was a task's: which, its sample, what was said, and the grade.
+    task: str | None = None
+    sample: int = 0
+    text: str | None = None
+    answer: str | None = None  # what was answered in the end, as votes are counted
+    correct: bool | None = None  # None: not graded; an error or a cut answer is False
+    wrong_why: str | None = None  # a class first: "wrong", "cut: ...", "error: reset", "time: ..."

@@ -87,6 +87,12 @@ _COLUMNS: dict[str, pa.DataType] = {
     "finish_reason": _TEXT,
     "counted_by": _TEXT,
     "laid_by": _TEXT,
+    "task": _TEXT,
+    "sample": _SMALL,
+    "text": _TEXT,
+    "answer": _TEXT,
+    "correct": pa.bool_(),
+    "wrong_why": _TEXT,
 }
 _SCHEMA = pa.schema(_COLUMNS)
 
