@@ -243,7 +243,7 @@ class _Status(msgspec.Struct):
 
 
 def _told(said: bytes) -> tuple[dict[str, str] | None, _Status]:
-    """The walls, None if it never came to that, and what came next; the program itself may have scribbled there."""
+    """The walls, if it came to that, and what came next; the program may have scribbled there."""
     lines = []
     for line in said.splitlines()[:2]:
         try:

@@ -32,6 +32,14 @@ class End(StrEnum):
     BROKEN = "broken"  # a request failed
 
 
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer is drawn; its length is then the model's, up to the limit asked."""
+
+    temperature: float
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
 class Ask(msgspec.Struct, kw_only=True):
     """One request: its prompt, how many tokens to answer, and when it is wanted.
 
@@ -43,6 +51,9 @@ class Ask(msgspec.Struct, kw_only=True):
     after the end of that answer, or says how the session ended. It is called
     once, is quick, and belongs to the process that sent the ask. A slot of a
     closed loop keeps its session to the end.
+
+    Without `sampling` the answer is greedy and as long as asked, where the
+    target can be made to. `task` names what the answer is graded by.
     """
 
     id: str
@@ -51,6 +62,9 @@ class Ask(msgspec.Struct, kw_only=True):
     output_tokens: int
     at_s: float | None = None
     n: int = 1  # samples of one prompt
+    sampling: Sampling | None = None
+    task: str | None = None
+    sample: int = 0  # which of the task's
     session: str | None = None
     turn: int = 0
     think_s: float = 0.0  # of a follower: seconds after the end of the answer before it
