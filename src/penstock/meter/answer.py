@@ -93,11 +93,14 @@ def _read_stream(pieces: Sequence[tuple[int, bytes]], choices: int, whole: bool)
                 _take(read, at_ns, data)
             if read.done or read.error:
                 return read
-        # What a broken connection left of an event is no event.
-        for data in stream.close() if whole else ():
-            _take(read, pieces[-1][0], data)
     except LineTooLong as error:
         read.error = f"malformed_event: {error}"
+        return read
+    # What a broken connection left of an event is no event.
+    for data in stream.close() if whole else ():
+        _take(read, pieces[-1][0], data)
+        if read.error and read.error.startswith("malformed_event"):
+            read.error = "truncated: the answer ended within an event"
     return read
 
 

@@ -132,6 +132,7 @@ def _lay(
     if local is not None and abs(sum(local[0]) - (counted - hidden)) > max(2, 0.1 * counted):
         caveats.append(_LOCAL_DIFFERS)
     seen = len(events) if way is None else sum(way[0])
+    record.recounted = None if way is None else seen + (hidden if seen != counted else 0)
     sent = counted
     if 0 < hidden < counted and seen != counted:
         sent -= hidden
@@ -141,7 +142,7 @@ def _lay(
         sent -= 1
     if way is None:
         record.event_tokens, record.laid_by = evenly(sent, len(events)), "evenly"
-        if sent != seen:
+        if sent != seen and len(events) > 1:
             caveats.append(_SPREAD)
     else:
         weights, record.laid_by = way
@@ -160,8 +161,8 @@ _LOCAL_DIFFERS = (
     "(tokens without text, such as an ignored EOS, can be why)"
 )
 _SPREAD = (
-    "events of several tokens that do not say how many: the first event is taken as one token, "
-    "the others are spread evenly"
+    "events and tokens differ in number, and no event says how many tokens it brought: "
+    "the first event is taken as one token, the others are spread evenly"
 )
 _DIVIDED = (
     "the server counts the tokens of all choices together: they are divided among the choices "
