@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.record.quality import over_repeats
 from penstock.record.run import Load, Point
 from penstock.record.stats import Interval, t_interval
 
@@ -67,6 +68,7 @@ def merged(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
             **first["limit"],
             "fraction": _mean([r["limit"]["fraction"] for r in repeats]),
         },
+        "quality": over_repeats([r["quality"] for r in repeats]),
         "repeats": list(repeats),
     }
     for key in RATES:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from penstock.record import metrics, mlperf
+from penstock.record.quality import quality
 from penstock.record.record import Outcome, Record
 from penstock.record.repeats import grouped, merged
 from penstock.record.run import Point, Run
@@ -103,6 +104,7 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
         "user_speed": _per_user(speeds),
         "words_per_second": _per_user([s * words for s in speeds] if words is not None else []),
         "goodput": _goodput(wanted, slos, window),
+        "quality": quality(point, window),
         "errors": {"count": sum(errors.values()), "by_class": errors},
         "completed": outcomes[Outcome.FINISHED],
         "cancelled": outcomes[Outcome.CANCELLED],
