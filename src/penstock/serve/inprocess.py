@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from time import monotonic_ns
 
 import msgspec
@@ -15,14 +16,15 @@ from penstock.meter.machine import describe
 from penstock.meter.target import TargetInfo
 from penstock.record.record import Outcome, Record
 from penstock.schedule.errors import QueueFull, RequestRefused
+from penstock.serve.stopping import StopStrings
 from penstock.workload.plan import Ask
 
 
 class EngineTarget:
     """Loads a model and sends it asks; `sent` is when the engine is handed the request.
 
-    Answers are forced to the length asked. Raises as `AsyncLLM` for a model
-    that cannot be loaded.
+    Answers are forced to the length asked, unless the ask says how to draw them.
+    Raises as `AsyncLLM` for a model that cannot be loaded.
     """
 
     def __init__(self, model: str, options: EngineOptions | None = None) -> None:
@@ -53,22 +55,36 @@ class EngineTarget:
     async def send(self, ask: Ask, record: Record) -> list[str]:
         """See `Target`."""
         params = SamplingParams(max_tokens=ask.output_tokens, temperature=0.0, ignore_eos=True)
+        stops = StopStrings(())
+        if ask.sampling is not None:
+            params = SamplingParams(
+                max_tokens=ask.output_tokens,
+                temperature=ask.sampling.temperature,
+                seed=ask.sampling.seed,
+            )
+            stops = StopStrings(ask.sampling.stop)
         words: list[str] = []
         try:
             content = ask.content
             prompt = content if isinstance(content, str) else self._llm.tokenizer.chat(content)
             record.sent_ns = monotonic_ns()
-            async for delta in self._llm.stream(prompt, params):
-                now = monotonic_ns()
-                if delta.token_ids:
-                    record.event_ns.append(now)
-                    record.event_tokens.append(len(delta.token_ids))
-                words.append(delta.text)
-                record.prompt_tokens = delta.prompt_tokens
-                record.cached_tokens = delta.cached_tokens
-                if delta.finish_reason is not None:
-                    record.finish_reason = delta.finish_reason
-                    record.error = delta.error and f"engine: {delta.error}"
+            async with aclosing(self._llm.stream(prompt, params)) as deltas:
+                async for delta in deltas:
+                    now = monotonic_ns()
+                    if delta.token_ids:
+                        record.event_ns.append(now)
+                        record.event_tokens.append(len(delta.token_ids))
+                    shown, stopped = stops.push(delta.text)
+                    words.append(shown)
+                    record.prompt_tokens = delta.prompt_tokens
+                    record.cached_tokens = delta.cached_tokens
+                    if stopped:
+                        record.finish_reason = "stop"
+                        break
+                    if delta.finish_reason is not None:
+                        words.append(stops.flush())
+                        record.finish_reason = delta.finish_reason
+                        record.error = delta.error and f"engine: {delta.error}"
             ended_well = record.finish_reason in ("stop", "length")
             record.outcome = Outcome.FINISHED if ended_well else Outcome.FAILED
         except (RequestRefused, QueueFull, ValueError) as error:
@@ -81,6 +97,8 @@ class EngineTarget:
                 record.output_tokens = sum(record.event_tokens)
                 record.counted_by = record.laid_by = "token ids"
             record.words = len("".join(words).split())
+            if ask.task is not None:
+                record.text = "".join(words)
         return []
 
     async def count_prompt(self, text: str) -> int | None:
