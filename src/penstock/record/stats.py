@@ -184,7 +184,7 @@ def of_percentile(values: Sequence[float], name: str) -> Estimate | None:
 class Difference:
     """B against A: `change` is (B - A)/A, `ci95` its interval, `p` of the test for none.
 
-    `change` is None where A is zero; `ci95` where A's own error reaches zero.
+    `change` is None where only A is zero; `ci95` where A's own error reaches zero.
     """
 
     change: float | None
@@ -202,7 +202,7 @@ def difference(a: Estimate, b: Estimate) -> Difference:
     of freedom, so that it leaves out 1 just when the test finds p < 0.05.
     """
     gap, va, vb = b.value - a.value, a.se**2, b.se**2
-    change = gap / a.value if a.value else None
+    change = gap / a.value if a.value else 0.0 if gap == 0 else None
     if va + vb == 0:
         exact = None if change is None else [change, change]
         return Difference(change, exact, 1.0 if gap == 0 else 0.0)

@@ -1,0 +1,166 @@
+"""What two runs are compared by: each metric as an estimate with its error.
+
+Several repeats give independent values; a single run gives consecutive batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from penstock.record import metrics
+from penstock.record.record import Outcome, Record
+from penstock.record.run import Point
+from penstock.record.slo import Slo
+from penstock.record.stats import (
+    BATCHES,
+    NEEDS,
+    QUANTILES,
+    Estimate,
+    of_batches,
+    of_percentile,
+    of_repeats,
+    of_series,
+)
+from penstock.record.steady import SLICES, Window, steady_window
+
+
+class Untestable(ValueError):
+    """A metric of which these records allow no estimate; says why."""
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric: its name as in the summary, its unit, and which way is better."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+
+
+class Sample:
+    """One repeat of an operating point: its window and the requests inside."""
+
+    def __init__(self, point: Point, slos: Sequence[Slo] = ()) -> None:
+        self.point, self.slos = point, slos
+        self.window: Window = steady_window(point)
+        self.wanted = metrics.scheduled_in(point.records, self.window.start_ns, self.window.end_ns)
+        self.done = metrics.finished(self.wanted)
+
+    def good_arrivals(self) -> metrics.Arrivals:
+        """Requests that met every limit, credited when they were wanted."""
+        good = [r.sched_ns for r in self.done if all(slo.met_by(r) for slo in self.slos)]
+        return np.asarray(good, dtype=np.int64), np.ones(len(good), dtype=np.int64)
+
+
+_Rate = Callable[[Sample], metrics.Arrivals]
+_RATES: dict[str, tuple[str, _Rate]] = {
+    "output_throughput": ("tokens/s", lambda s: metrics.output_arrivals(s.point.records)),
+    "input_throughput": ("tokens/s", lambda s: metrics.input_arrivals(s.point.records)),
+    "request_throughput": ("requests/s", lambda s: metrics.request_arrivals(s.point.records)),
+    "goodput": ("requests/s", Sample.good_arrivals),
+}
+
+
+def _each(metric: Callable[[Record], float | None]) -> Callable[[Sample], list[float]]:
+    return lambda sample: [v for r in sample.done if (v := metric(r)) is not None]
+
+
+_SERIES: dict[str, Callable[[Sample], list[float]]] = {
+    "ttft": _each(metrics.ttft),
+    "ttft_from_schedule": _each(metrics.ttft_from_schedule),
+    "tpot": _each(metrics.tpot),
+    "itl": lambda sample: metrics.itl(sample.done),
+    "e2e": _each(metrics.e2e),
+}
+STATISTICS = ("mean", *QUANTILES)
+ERRORS = "errors"
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        *(Measure(name=n, unit=unit, better="higher") for n, (unit, _) in _RATES.items()),
+        *(
+            Measure(name=f"{name}.{statistic}", unit="s", better="lower")
+            for name in _SERIES
+            for statistic in STATISTICS
+        ),
+        Measure(name=ERRORS, unit="share", better="lower"),
+    )
+}
+
+
+def named(text: str) -> Measure:
+    """The measure of a name such as `output_throughput` or `ttft.p99`; `ttft` is its mean.
+
+    Raises `ValueError` listing the names there are.
+    """
+    full = f"{text}.mean" if text in _SERIES else text
+    if full not in MEASURES:
+        raise ValueError(
+            f"there is no metric {text!r}; there are: {', '.join(_RATES)}, {ERRORS}, and each of "
+            f"{', '.join(_SERIES)} followed by one of .{', .'.join(STATISTICS)}"
+        )
+    return MEASURES[full]
+
+
+def estimate(samples: Sequence[Sample], name: str) -> Estimate:
+    """A measure of one operating point, from its repeats or from the batches of its one run.
+
+    Raises `Untestable` with the reason where the records allow none.
+    """
+    if len(samples) > 1:
+        made = of_repeats([_value(sample, name) for sample in samples])
+    else:
+        made = _of_one(samples[0], name)
+    if made is None:
+        raise Untestable(f"fewer than two values in each of {BATCHES} batches")
+    return made
+
+
+def _of_one(sample: Sample, name: str) -> Estimate | None:
+    if name in _RATES:
+        return of_batches([float(rate) for rate in _rates(sample, name, SLICES)])
+    if name == ERRORS:
+        return of_series(_failures(sample))
+    series, statistic = _series(sample, name)
+    return of_series(series) if statistic == "mean" else of_percentile(series, statistic)
+
+
+def _value(sample: Sample, name: str) -> float:
+    if name in _RATES:
+        return float(_rates(sample, name, 1)[0])
+    if name == ERRORS:
+        failures = _failures(sample)
+        if not failures:
+            raise Untestable("no request was wanted in the window")
+        return float(np.mean(failures))
+    series, statistic = _series(sample, name)
+    values = np.asarray(series)
+    return float(
+        values.mean() if statistic == "mean" else np.quantile(values, QUANTILES[statistic])
+    )
+
+
+def _rates(sample: Sample, name: str, slices: int) -> Sequence[float]:
+    if name == "goodput" and not sample.slos:
+        raise Untestable("no limits (--slo) were given")
+    arrivals = _RATES[name][1](sample)
+    if not len(arrivals[0]) and metrics.finished(sample.point.records) and name != "goodput":
+        raise Untestable("nobody counted the tokens")
+    window = sample.window
+    return list(metrics.rates(arrivals, window.start_ns, window.end_ns, slices))
+
+
+def _failures(sample: Sample) -> list[float]:
+    return [float(r.outcome is not Outcome.FINISHED) for r in sample.wanted]
+
+
+def _series(sample: Sample, name: str) -> tuple[list[float], str]:
+    metric, statistic = name.split(".")
+    series = _SERIES[metric](sample)
+    needs = NEEDS.get(statistic, 1)
+    if len(series) < needs:
+        raise Untestable(f"{len(series)} samples, {needs} needed")
+    return series, statistic
