@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 
+from penstock.workload.arrivals import Poisson
 from penstock.workload.lengths import parse_lengths
 from penstock.workload.prompts import CutPrompts
 from penstock.workload.source import Source
-from penstock.workload.traces import TraceRow
+from penstock.workload.traces import Trace
 
 
 def source(context=None, seed=1):
@@ -16,16 +18,30 @@ def source(context=None, seed=1):
     )
 
 
+def drawn(seed):
+    return list(source(seed=seed).open(Poisson(3.0), count=20).asks)
+
+
+def trace(*rows):
+    at_s, prompt, output = zip(*rows, strict=True)
+    return Trace(
+        format="test",
+        at_s=np.array(at_s),
+        prompt_tokens=np.array(prompt),
+        output_tokens=np.array(output),
+    )
+
+
 def test_points_of_a_run_share_no_prompt():
     one = source()
-    asks = [*one.closed(4, 50).asks, *one.poisson(3.0, 50).asks]
+    asks = [*one.closed(4, 50).asks, *one.open(Poisson(3.0), count=50).asks]
     assert len({ask.content for ask in asks}) == 100
     assert len({ask.id for ask in asks}) == 100
 
 
 def test_the_plan_is_a_function_of_the_seed():
-    assert source().poisson(3.0, 20).asks == source().poisson(3.0, 20).asks
-    assert source(seed=2).poisson(3.0, 20).asks != source().poisson(3.0, 20).asks
+    assert drawn(1) == drawn(1)
+    assert drawn(2) != drawn(1)
 
 
 def test_closed_loop_asks_have_no_time_and_a_warm_up_of_one_a_slot():
@@ -35,8 +51,7 @@ def test_closed_loop_asks_have_no_time_and_a_warm_up_of_one_a_slot():
 
 
 def test_a_replay_is_as_recorded_only_faster():
-    rows = [TraceRow(0.0, 12, 5), TraceRow(10.0, 30, 7)]
-    plan = source().replay(rows, speed=20)
+    plan = source().replay(trace((0.0, 12, 5), (10.0, 30, 7)), speed=20)
     assert [(a.at_s, a.prompt_tokens, a.output_tokens) for a in plan.asks] == [
         (0.0, 12, 5),
         (0.5, 30, 7),
@@ -46,7 +61,7 @@ def test_a_replay_is_as_recorded_only_faster():
 
 
 def test_lengths_beyond_the_context_are_clipped_and_counted():
-    plan = source(context=20).replay([TraceRow(0.0, 8, 5), TraceRow(1.0, 300, 7)], speed=1)
+    plan = source(context=20).replay(trace((0.0, 8, 5), (1.0, 300, 7)))
     # Lengths are estimates here, so a quarter of the context is kept free.
     assert plan.asks[1].prompt_tokens == 8
     assert "1 of 2 prompts" in plan.notes[0]

@@ -25,11 +25,12 @@ from penstock.record.record import Outcome
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.slo import Slo
 from penstock.record.summary import summarise
+from penstock.workload.arrivals import Poisson
 from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Plan
 from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
 from penstock.workload.source import Source
-from penstock.workload.traces import read_azure
+from penstock.workload.traces import read_trace
 
 # Bounds that hold unless told otherwise, so that no run is endless or ruinous.
 DURATION_S = 30.0
@@ -160,13 +161,17 @@ def _plans(source: Source, options: Options) -> Iterator[Plan]:
     """Plans for all operating points, made before any is run."""
     seconds, warmup = options.limit_s, options.warmup
     if options.trace is not None:
-        rows = read_azure(options.trace, options.limit)
-        yield source.replay(rows, options.speed, warmup)
+        yield source.replay(read_trace(options.trace, options.limit), options.speed, warmup)
         return
     # More would only run into the token limit.
     affordable = math.ceil(options.tokens / (options.input_len.mean + options.output_len.mean))
     for rate in options.rates:
-        yield source.poisson(rate, options.requests or math.ceil(rate * seconds), warmup)
+        yield source.open(
+            Poisson(rate),
+            count=options.requests,
+            seconds=None if options.requests else seconds,
+            warmup=warmup,
+        )
     for slots in () if options.rates else options.concurrency:
         # Enough that time runs out first: two answers a slot and second, thirty at least.
         plenty = min(math.ceil(seconds * max(30, 2 * slots)), affordable)

@@ -93,18 +93,16 @@ class CutPrompts:
 
     def prompt(self, index: int, tokens: int) -> str:
         """A text of `tokens` tokens: exactly so, or fewer by a merge at the cut, if countable."""
-        rng = np.random.default_rng([self.seed, index])
-        start = self.text.find("\n", int(rng.integers(len(self.text)))) + 1
         head = f"# {self.salt} {index}\n"
         if self.tokenizer is None:
-            return self._from(start, head, round(tokens * self.characters_per_token))
+            return self.read(index, head, round(tokens * self.characters_per_token))
         # Tokens of source text hold 2 to 6 characters; widen until enough are there.
         size = tokens * 6
-        encoded = self.tokenizer.encode(self._from(start, head, size))
+        encoded = self.tokenizer.encode(self.read(index, head, size))
         while len(encoded.ids) < tokens:
             size *= 2
-            encoded = self.tokenizer.encode(self._from(start, head, size))
-        text = self._from(start, head, size)
+            encoded = self.tokenizer.encode(self.read(index, head, size))
+        text = self.read(index, head, size)
         end = tokens
         while True:
             cut = text[: encoded.offsets[end - 1][1]]
@@ -114,8 +112,10 @@ class CutPrompts:
                 return cut
             end -= excess
 
-    def _from(self, start: int, head: str, size: int) -> str:
-        """`size` characters: the head, then the text from `start`, round and round."""
+    def read(self, place: int, head: str, size: int) -> str:
+        """`size` characters: the head, then the text from a line that `place` picks, round."""
+        rng = np.random.default_rng([self.seed, place])
+        start = self.text.find("\n", int(rng.integers(len(self.text)))) + 1
         body = self.text[start : start + size]
         while len(head) + len(body) < size:
             body += self.text[: size - len(body)]
