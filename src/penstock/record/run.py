@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.record.price import Price
 from penstock.record.record import Outcome, Record
+from penstock.record.series import Series
 from penstock.record.slo import Slo
 
 FORMAT = 1
@@ -22,6 +25,25 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["closed", "open", "trace"]
     concurrency: int | None = None
     rate: float | None = None  # requests/s
+
+
+class Role(StrEnum):
+    """Why an operating point was measured."""
+
+    MEASURED = "measured"  # its figures are the run's
+    OVERLOAD = "overload"  # past saturation, to show where the curve ends: no claim of the run
+    BRACKET = "bracket"  # to find where to look for capacity
+    TRIAL = "trial"  # of the design that capacity is estimated from
+
+
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
+    """How a climb of the load ended, in words, and the highest load worth offering.
+
+    None: none was found.
+    """
+
+    stopped: str
+    best: float | None = None  # requests at once, or requests/s
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -43,6 +65,7 @@ class Point(msgspec.Struct, kw_only=True):
     limit: dict[str, Any] | None = None  # what the hardware allows at this point
     notes: list[str] = []
     repeat: int = 0
+    role: Role = Role.MEASURED
     shares_prefixes: bool = False  # prompts do so by design, so that cache hits are wanted
     interrupted: bool = False
     missing: list[str] = []  # what was lost and why, such as the records of a worker that died
@@ -57,10 +80,14 @@ class Run(msgspec.Struct, kw_only=True):
     points: list[Point]
     slos: list[Slo] = []
     rules: str | None = None  # stricter rules to judge by, as given to --rules; see `mlperf`
+    price: Price | None = None
+    swept: Swept | None = None
+    unsettled: str | None = None  # why a search for capacity ended without one
     notes: list[str] = []
     interrupted: bool = False
     format: int = FORMAT
     summary: dict[str, Any] = {}
+    series: list[Series] = []  # what the target and its machine told meanwhile
 
 
 _TEXT, _COUNT, _SMALL = pa.string(), pa.int64(), pa.int32()
@@ -95,17 +122,26 @@ _COLUMNS: dict[str, pa.DataType] = {
     "wrong_why": _TEXT,
 }
 _SCHEMA = pa.schema(_COLUMNS)
+_SERIES = pa.schema(
+    {
+        "name": _TEXT,
+        "unit": _TEXT,
+        "kind": _TEXT,
+        "source": _TEXT,
+        "at_ns": pa.list_(_COUNT),
+        "values": pa.list_(pa.float64()),
+    }
+)
 
 
 def save(run: Run, directory: Path) -> None:
-    """Write `run.json` (without records) and `requests.parquet` into `directory`.
+    """Write `run.json` (without records), `requests.parquet` and `metrics.parquet`.
 
     Creates the directory. Raises `OSError` where it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    bare = msgspec.structs.replace(
-        run, points=[msgspec.structs.replace(point, records=[]) for point in run.points]
-    )
+    points = [msgspec.structs.replace(point, records=[]) for point in run.points]
+    bare = msgspec.structs.replace(run, points=points, series=[])
     text = msgspec.json.format(msgspec.json.encode(bare), indent=1)
     (directory / "run.json").write_bytes(text + b"\n")
     rows = [
@@ -114,6 +150,8 @@ def save(run: Run, directory: Path) -> None:
         for record in point.records
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), directory / "requests.parquet")
+    watched = [msgspec.structs.asdict(series) for series in run.series]
+    pq.write_table(pa.Table.from_pylist(watched, schema=_SERIES), directory / "metrics.parquet")
 
 
 def load(directory: Path) -> Run:
@@ -128,6 +166,7 @@ def load(directory: Path) -> Run:
         for row in rows:
             row["outcome"] = Outcome(row["outcome"])
             run.points[row.pop("point")].records.append(Record(**row))
+        run.series = [Series(**row) for row in _watched(directory / "metrics.parquet")]
     except (*_DAMAGE, KeyError, IndexError, TypeError) as error:
         raise ValueError(_fault(directory, error)) from error
     return run
@@ -148,6 +187,11 @@ def load_bare(directory: Path) -> Run:
         return msgspec.json.decode(text, type=Run)
     except (OSError, msgspec.DecodeError) as error:
         raise ValueError(_fault(directory, error)) from error
+
+
+def _watched(path: Path) -> list[dict[str, Any]]:
+    # Runs of before it was written have none.
+    return pq.read_table(path).to_pylist() if path.exists() else []
 
 
 class _Format(msgspec.Struct):
