@@ -23,6 +23,7 @@ class TargetInfo(msgspec.Struct, kw_only=True):
     model: str
     context: int | None = None  # tokens, prompt and output together
     local: bool = False  # runs on this machine, so its hardware can be measured
+    chat: bool = False  # is asked as a chat
     forces_length: bool = False  # answers are as long as asked, not as long as the model likes
     facts: dict[str, Any] | None = None
     conditions: dict[str, Condition] = {}
