@@ -6,6 +6,7 @@ import math
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from penstock import __version__
+from penstock.meter import sandbox
+from penstock.meter.check import grade_records
 from penstock.meter.driver import Drive, Limits
 from penstock.meter.machine import describe
 from penstock.meter.target import Target, TargetInfo
@@ -26,10 +29,12 @@ from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.slo import Slo
 from penstock.record.summary import summarise
 from penstock.workload.arrivals import Poisson
+from penstock.workload.evals import open_tasks
 from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Plan
 from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
 from penstock.workload.source import Source
+from penstock.workload.tasks import TaskSet
 from penstock.workload.traces import read_trace
 
 # Bounds that hold unless told otherwise, so that no run is endless or ruinous.
@@ -47,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rates: tuple[float, ...] = ()  # requests/s
     trace: Path | None = None
     speed: float = 1.0  # of the trace
-    limit: int | None = None  # requests taken from the trace
+    limit: int | None = None  # requests taken from the trace, or tasks asked
     requests: int | None = None  # at each operating point
     duration_s: float | None = None  # of the load at each operating point
     tokens: int = TOKENS  # prompt and output, over the whole run
@@ -61,13 +66,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     salt: str | None = None
     slos: tuple[Slo, ...] = ()
     rules: str | None = None  # stricter rules that the verdict holds the run to
+    tasks: str | None = None  # whose answers are graded; see `open_tasks`
+    samples: tuple[int, ...] = (1,)  # of each task, an operating point each
+    few_shot: int | None = None  # examples shown before each task
+    temperature: float | None = None  # of tasks; None: greedy if all are asked once, else 0.8
+    unsafe_sandbox: bool = False  # run answers as programs though nothing holds them
 
     @property
     def limit_s(self) -> float:
         """How long the load of one operating point may last."""
         if self.duration_s is not None:
             return self.duration_s
-        return DURATION_S if self.requests is None and self.trace is None else LONGEST_S
+        counted = self.requests is not None or self.trace is not None or self.tasks is not None
+        return LONGEST_S if counted else DURATION_S
 
 
 class Progress:
@@ -76,6 +87,7 @@ class Progress:
     def __init__(self) -> None:
         self.drive: Drive | None = None  # of the operating point under way
         self.point = self.points = 0
+        self.graded = self.to_grade = 0  # answers that take long, when the load is over
         self.interrupted = False
 
     def interrupt(self) -> None:
@@ -107,15 +119,24 @@ async def bench(
         slos=list(options.slos),
         rules=options.rules,
     )
-    plans = list(_plans(await _source(target, options, tokenizer), options))
+    tasks = _tasks(options, target)
+    if tasks is None:
+        plans = list(_plans(await _source(target, options, tokenizer), options))
+    else:
+        plans = list(_task_plans(tasks, options))
     progress.points = len(plans)
-    limits = Limits(duration_s=options.limit_s, tokens=options.tokens // len(plans))
+    # Points of tasks have as many requests as they have samples.
+    parts = [len(plan.asks) if tasks else 1 for plan in plans]
     for progress.point, plan in enumerate(plans, 1):
+        tokens = options.tokens * parts[progress.point - 1] // sum(parts)
+        limits = Limits(duration_s=options.limit_s, tokens=tokens)
         progress.drive = Drive(target, plan, limits)
         if progress.interrupted:
             break
         await progress.drive.run()
         run.points.append(_point(progress.drive, info))
+    if tasks is not None:
+        run.notes += await _grade(run.points, plans, tasks, options, progress)
     run.interrupted = progress.interrupted
     if run.interrupted:
         run.notes.append(
@@ -130,6 +151,72 @@ async def bench(
         run.notes.append(f"this machine could not be measured, so limits are unknown: {error}")
     run.summary = summarise(run)
     return run
+
+
+def _tasks(options: Options, target: Target) -> TaskSet | None:
+    """The tasks to ask, if any; raises `ValueError` for those that cannot be, or not safely."""
+    if options.tasks is None:
+        return None
+    if options.trace is not None:
+        raise ValueError("tasks are asked at a rate or in a closed loop, not by a trace")
+    tasks = open_tasks(
+        options.tasks, limit=options.limit, few_shot=options.few_shot, seed=options.seed
+    )
+    tasks.chat = target.info.chat
+    if tasks.runs_code and not options.unsafe_sandbox:
+        sandbox.require()  # now, not when the answers are there
+    return tasks
+
+
+def _task_plans(tasks: TaskSet, options: Options) -> Iterator[Plan]:
+    """The same tasks at every number of samples, so that the points can be compared."""
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.8 if max(options.samples) > 1 else 0.0
+    for samples in options.samples:
+        asked = msgspec.structs.replace(tasks, samples=samples)
+        source = Source(
+            prompts=asked,
+            input_len=options.input_len,
+            output_len=options.output_len,
+            seed=options.seed,
+        )
+        for plan in _plans(source, msgspec.structs.replace(options, requests=asked.requests)):
+            yield asked.sample(plan, temperature, options.seed)
+
+
+async def _grade(
+    points: Sequence[Point],
+    plans: Sequence[Plan],
+    tasks: TaskSet,
+    options: Options,
+    progress: Progress,
+) -> list[str]:
+    """Grade the answers; returns what to note of it. Records are kept whatever happens."""
+    by_id = {task.id: task for task in tasks.tasks}
+    for point, plan in zip(points, plans, strict=False):
+        asks = {ask.id: ask for ask in plan.asks}
+        for record in point.records:
+            ask = asks[record.request_id]
+            record.task, record.sample = ask.task, ask.sample
+
+    def go_on(graded: int, of: int) -> bool:
+        progress.graded, progress.to_grade = graded, of
+        return not progress.interrupted
+
+    try:
+        await grade_records(
+            [record for point in points for record in point.records],
+            by_id,
+            chat=tasks.chat,
+            unsafe=options.unsafe_sandbox,
+            go_on=go_on,
+        )
+    except (OSError, RuntimeError, BrokenProcessPool) as error:
+        return [f"grading broke off, so not every answer is graded: {error}"]
+    if not tasks.runs_code:
+        return []
+    return [f"answers were run in a sandbox that {sandbox.protections()}"]
 
 
 async def _source(target: Target, options: Options, tokenizer: Tokenizer | None) -> Source:
@@ -234,7 +321,7 @@ def _notes(drive: Drive) -> Iterator[str]:
         (r.output_tokens or r.output_tokens_asked or 0) < (r.output_tokens_asked or 0)
         for r in metrics.finished(drive.records)
     )
-    if short:
+    if short and drive.plan.asks[0].sampling is None:
         yield f"{short} of {drive.done} answers are shorter than asked"
     for caveat, count in drive.caveats.items():
         yield f"{caveat} ({count} of {drive.done} answers)"

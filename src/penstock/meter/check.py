@@ -22,7 +22,7 @@ import msgspec
 
 from penstock.meter import sandbox
 from penstock.record.record import Outcome, Record
-from penstock.workload.tasks import Checker, Exact, Number, Regex, Schema, Task, Tests
+from penstock.workload.tasks import Checker, Exact, Number, Regex, Schema, Task, UnitTests
 
 T = TypeVar("T")
 JUDGE_S = 5  # for one regular expression or schema; programs have the sandbox's limits
@@ -56,7 +56,7 @@ def grade(task: Task, text: str, *, chat: bool = False, unsafe: bool = False) ->
             return _in_time(_regex, regex, said)
         case Schema() as schema:
             return _in_time(_schema, schema, said)
-        case Tests() as tests:
+        case UnitTests() as tests:
             return _tests(tests, said, unsafe)
 
 
@@ -67,12 +67,13 @@ async def grade_records(
     chat: bool = False,
     unsafe: bool = False,
     processes: int | None = None,
-    progress: Callable[[int, int], bool] = lambda done, total: False,
+    go_on: Callable[[int, int], bool] = lambda done, total: True,
 ) -> None:
     """Fill in `correct`, `answer` and `wrong_why` of all records that have a task and ended.
 
-    `progress(done, total)` is called every second or so, and ends it early by
-    returning True: what is left stays ungraded (None). Raises as `grade`.
+    `go_on(done, total)` is called every second or so with how many of the answers
+    that take long are graded; where it returns False, what is left stays
+    ungraded (None). Raises as `grade`.
     """
     slow: list[Record] = []
     for record in records:
@@ -103,7 +104,7 @@ async def grade_records(
             over, _ = await asyncio.wait(judging, timeout=1, return_when=asyncio.FIRST_COMPLETED)
             for future in over:
                 _fill(judging.pop(future), future.result())
-            if progress(len(slow) - len(judging), len(slow)):
+            if not go_on(len(slow) - len(judging), len(slow)):
                 return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -208,7 +209,7 @@ def _schema(checker: Schema, said: str) -> Grade:
     )
 
 
-def _tests(checker: Tests, said: str, unsafe: bool) -> Grade:
+def _tests(checker: UnitTests, said: str, unsafe: bool) -> Grade:
     program = f"{checker.before}{said}\n"
     try:
         vote = ast.unparse(ast.parse(program))  # layout and comments have no say

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from penstock.workload import doctests
-from penstock.workload.tasks import Exact, Number, Task, TaskSet, Tests, named_apart, read_tasks
+from penstock.workload.tasks import Exact, Number, Task, TaskSet, UnitTests, named_apart, read_tasks
 
 DOCTESTS = 200  # tasks, where nobody says how many
 _SHOTS = {"doctests": 4, "gsm8k": 4}  # examples that are usual; none elsewhere
@@ -97,7 +97,9 @@ def read_humaneval(path: Path) -> list[Task]:
                     "Write this Python function. Answer with the whole function, in one block of "
                     f"code.\n\n```python\n{row.prompt}```"
                 ),
-                checker=Tests(before=row.prompt, after=f"{row.test}\ncheck({row.entry_point})\n"),
+                checker=UnitTests(
+                    before=row.prompt, after=f"{row.test}\ncheck({row.entry_point})\n"
+                ),
                 worked=row.canonical_solution,
                 worked_chat=f"```python\n{row.prompt}{row.canonical_solution}```",
                 # What begins in the first column is no longer the function. Four at most:

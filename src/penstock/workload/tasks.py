@@ -49,7 +49,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="json_
     schema: dict[str, Any]
 
 
-class Tests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tests"):
+class UnitTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tests"):
     """Code that, between `before` and `after`, runs to its end as a Python program.
 
     `site` lets it import installed packages, not only the standard library.
@@ -60,7 +60,7 @@ class Tests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tests"
     site: bool = False
 
 
-Checker = Exact | Number | Regex | Schema | Tests
+Checker = Exact | Number | Regex | Schema | UnitTests
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +105,11 @@ class TaskSet(msgspec.Struct, kw_only=True):
         shown = f", {len(self.examples)} examples before each" if self.examples else ""
         form = "as a chat" if self.chat else "to be continued"
         return f"{len(self.tasks)} tasks of {self.name}, {form}{shown}"
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether answers are run as programs, which wants a sandbox."""
+        return any(isinstance(task.checker, UnitTests) for task in self.tasks)
 
     @property
     def requests(self) -> int:
