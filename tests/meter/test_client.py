@@ -21,8 +21,8 @@ def ask(content="a prompt", output_tokens=8):
 
 async def send(target, **options):
     record = Record(request_id="1", sched_ns=0)
-    notes = await target.send(ask(**options), record)
-    return record, notes
+    reply = await target.send(ask(**options), record)
+    return record, reply.caveats
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_connection_that_went_stale_is_replaced():
     async with serving() as server:
         target = await HttpTarget.open(server.url)
         # As if the server had closed it just as the request was written.
-        target.client._idle[0].link._socket.shutdown(socket.SHUT_RDWR)
+        target.client._connections.idle[0]._link._socket.shutdown(socket.SHUT_RDWR)
         record, _ = await send(target)
         await target.close()
     assert record.outcome is Outcome.FINISHED

@@ -6,10 +6,10 @@ from time import monotonic_ns
 import pytest
 
 from penstock.meter.driver import FAILURES_IN_A_ROW, Drive, Limits
-from penstock.meter.target import TargetInfo
+from penstock.meter.target import Reply, TargetInfo
 from penstock.record.record import Outcome
 from penstock.record.run import Load
-from penstock.workload.plan import Ask, Plan
+from penstock.workload.plan import Answer, Ask, Plan
 
 
 class FakeTarget:
@@ -37,7 +37,7 @@ class FakeTarget:
         record.output_tokens, record.prompt_tokens = 5, 10
         record.outcome = Outcome.FAILED if self.fail else Outcome.FINISHED
         record.error = "reset: x" if self.fail else None
-        return ["noted"]
+        return Reply(["noted"], Answer(texts=("an answer",)))
 
     async def count_prompt(self, text):
         return None

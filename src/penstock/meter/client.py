@@ -1,4 +1,4 @@
-"""A streaming HTTP/1.1 client that stamps first and parses later.
+"""A streaming HTTP/1.1 client that stamps first and reads later.
 
 General HTTP clients parse between the socket and the clock, so that a busy
 client reports its own delay as the server's. Here bytes come with the time of
@@ -9,39 +9,41 @@ stamp; whoever asked reads the pieces after the exchange is over.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
+import msgspec
 
 from penstock import __version__
-from penstock.meter.link import Address, Link, connect_plain, connect_tls, resolve
+from penstock.meter.link import Address, Link, TlsLink
+from penstock.meter.loop import Loop, Timer
 
 MAX_BODY = 256 * 2**20  # bytes of one response: an endless stream must end
 DONE_GRACE_S = 1.0  # after [DONE], how long a server may take to end the response
 CONNECT_S = 30.0
 
 
-class Exchange:
-    """One request and what came back.
+class Exchange(msgspec.Struct, array_like=True):
+    """What came back for one request.
 
-    Times are `time.monotonic_ns`. `error` is None, or a class and a detail:
-    connect, tls, reset, early_close, malformed_http, timeout, too_large.
+    Times are `time.monotonic_ns`; `pieces` are of the body, each with its
+    arrival. `lag_ns` is the longest that any byte lay in the kernel before it
+    was read. `error` is None, or a class and a detail: connect, tls, reset,
+    early_close, malformed_http, timeout, too_large, cut.
     """
 
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: the request is sent again."""
-        self.sent_ns: int | None = None
-        self.end_ns: int | None = None
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.pieces: list[tuple[int, bytes]] = []
-        self.error: str | None = None
+    sent_ns: int | None = None
+    end_ns: int | None = None
+    status: int | None = None
+    headers: dict[str, str] = {}
+    pieces: list[tuple[int, bytes]] = []
+    lag_ns: int = 0
+    error: str | None = None
 
     @property
     def body(self) -> bytes:
@@ -49,66 +51,224 @@ class Exchange:
         return b"".join(piece for _, piece in self.pieces)
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The server that requests go to."""
+
+    host: str
+    port: int
+    tls: bool
+    timeout_s: float  # from sending to the end of the response
+
+
+class Call:
+    """One request on its way; `over` is called when the exchange is, whichever way it ended."""
+
+    __slots__ = ("connection", "exchange", "over", "request")
+
+    def __init__(
+        self, request: bytes, exchange: Exchange, over: Callable[[Exchange], None]
+    ) -> None:
+        self.request = request
+        self.exchange = exchange
+        self.over = over
+        self.connection: _Connection | None = None
+
+    def cut(self) -> None:
+        """End now; the exchange keeps what came."""
+        if self.connection is not None:
+            self.connection.fail("cut: by the client")
+
+
+class Connections:
+    """Keep-alive connections to one server, opened as needed or ahead of the need."""
+
+    def __init__(self, loop: Loop, origin: Origin) -> None:
+        self.loop = loop
+        self.origin = origin
+        self.kernel_stamps = False  # whether the kernel stamps what arrives
+        self.opening = 0  # ahead of any call
+        self.refused = 0  # of those
+        self.idle: list[_Connection] = []
+        self._tls = ssl.create_default_context() if origin.tls else None
+        self._addresses: Sequence[Address] = ()
+
+    def call(self, request: bytes, exchange: Exchange, over: Callable[[Exchange], None]) -> Call:
+        """Send a whole request. `over` may be called before this returns."""
+        call = Call(request, exchange, over)
+        if self.idle:
+            self.idle.pop().carry(call)
+        else:
+            _Connection(self, call)
+        return call
+
+    def open_ahead(self, count: int) -> None:
+        """Open connections for calls to come; what fails now is tried again by its call."""
+        for _ in range(count):
+            _Connection(self)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self.idle:
+            self.idle.pop().close()
+
+    def addresses(self) -> Sequence[Address]:
+        """Where the server is. Raises `OSError` if that cannot be found out."""
+        # Asked once: a look-up for each of a thousand connections takes its time.
+        self._addresses = self._addresses or socket.getaddrinfo(
+            self.origin.host, self.origin.port, type=socket.SOCK_STREAM
+        )
+        return self._addresses
+
+    def link(self, address: Address, connection: _Connection) -> Link:
+        """Begin to open one connection. Raises `OSError`."""
+        if self._tls is not None:
+            return TlsLink(self.loop, address, connection, self._tls, self.origin.host)
+        link = Link(self.loop, address, connection)
+        self.kernel_stamps = link.kernel_stamps
+        return link
+
+
 class _Connection:
-    """One keep-alive connection, carrying one exchange at a time."""
+    """One connection, carrying one call at a time."""
 
-    def __init__(self) -> None:
-        self.link: Link
-        self.reusable = False  # between exchanges, with the connection still good
-        self.silent = True  # no byte of the present response has come
-        self._loop = asyncio.get_running_loop()
-        self._exchange: Exchange | None = None
-        self._over: asyncio.Future[None] | None = None
-        self._size = 0
-        self._stamp = 0
-
-    async def run(self, exchange: Exchange, request: bytes, timeout_s: float) -> None:
-        """Send, and return when the response is over, whichever way."""
-        self._exchange, self._over = exchange, self._loop.create_future()
-        self._parser = httptools.HttpResponseParser(self)
+    def __init__(self, among: Connections, call: Call | None = None) -> None:
+        self._among = among
+        self._call = call
+        self._used = False  # has been idle before its call: the server may have closed it
+        self._silent = True  # no byte of the present response has come
         self._until_close = True
+        self._reusable = False
         self._size = 0
-        self.silent, self.reusable = True, False
-        timer = self._loop.call_later(timeout_s, self._fail, f"timeout: no end in {timeout_s:g} s")
+        self._link: Link | None = None
+        self._parser: Any = None
+        self._open = False
+        if call is None:
+            among.opening += 1
+        else:
+            call.connection = self
+        self._timer: Timer | None = None
+        self._untried: list[Address] = []
         try:
-            self.link.write(request)
-            await self._over
-        finally:
-            timer.cancel()
-            self._exchange = None
-            if not self.reusable:
-                self.link.close()
+            self._untried += among.addresses()
+            self._try_next()
+        except OSError as error:
+            self.lost(error)
+
+    def carry(self, call: Call) -> None:
+        """Send the call's request and see its response through."""
+        self._call, call.connection = call, self
+        self._parser = httptools.HttpResponseParser(self)
+        self._silent = self._until_close = True
+        self._reusable = False
+        self._size = 0
+        limit_s = self._among.origin.timeout_s
+        self._timer = self._among.loop.call_later(
+            limit_s, self.fail, f"timeout: no end in {limit_s:g} s"
+        )
+        assert self._link is not None
+        self._link.write(call.request)
+
+    def close(self) -> None:
+        """Close without a word."""
+        self._stop_timer()
+        if self._link is not None:
+            self._link.close()
+        # Each knows us: with the garbage collector off these would be kept for ever.
+        self._link = self._parser = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def fail(self, error: str) -> None:
+        """End the call with an error, and the connection with it."""
+        self._reusable = False
+        if self._call is not None:
+            self._call.exchange.error = error
+            self._finish(monotonic_ns())
+
+    # While it is being opened.
+
+    def _try_next(self) -> None:
+        limit_s = min(self._among.origin.timeout_s, CONNECT_S)
+        self._timer = self._among.loop.call_later(limit_s, self._not_in_time)
+        self._link = self._among.link(self._untried.pop(0), self)
+
+    def _not_in_time(self) -> None:
+        self.lost(OSError(f"no connection to {self._among.origin.host} in time"))
+
+    def opened(self) -> None:
+        """See `Receiver`."""
+        self._open = True
+        self._stop_timer()
+        if self._call is not None:
+            self.carry(self._call)
+        else:
+            self._among.opening -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        self._used = True
+        self._among.idle.append(self)
 
     # Called by the link.
 
     def sent(self, at_ns: int) -> None:
         """See `Receiver`."""
-        if self._exchange is not None and self._exchange.sent_ns is None:
-            self._exchange.sent_ns = at_ns
+        if self._call is not None and self._call.exchange.sent_ns is None:
+            self._call.exchange.sent_ns = at_ns
 
-    def received(self, data: bytes, at_ns: int) -> None:
+    def received(self, data: bytes, at_ns: int, read_ns: int) -> None:
         """See `Receiver`."""
-        self._stamp = at_ns
-        if self._exchange is None:  # bytes nobody asked for: do not reuse
-            self.reusable = False
-            self.link.close()
+        if self._call is None:  # bytes nobody asked for: do not use it again
+            self.lost(None)
             return
-        self.silent = False
+        self._silent = False
+        self._at_ns = at_ns
+        exchange = self._call.exchange
+        exchange.lag_ns = max(exchange.lag_ns, read_ns - at_ns)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"malformed_http: {error}")
+            self.fail(f"malformed_http: {error}")
 
-    def lost(self, error: Exception | None) -> None:
+    def lost(self, error: OSError | None) -> None:
         """See `Receiver`."""
-        self.reusable = False
-        self._stamp = monotonic_ns()
-        if error is not None:
-            self._fail(f"reset: {error}")
-        elif self._exchange is not None and self._exchange.status and self._until_close:
-            self._finish()
+        self.close()
+        call = self._call
+        if not self._open:
+            self._lost_while_opening(error)
+        elif call is None:
+            if self in self._among.idle:
+                self._among.idle.remove(self)
+        elif self._used and self._silent:
+            # A server may close an idle connection just as we write on it. Nothing of
+            # an answer has come then, so ask again on another (RFC 9112, 9.3.1).
+            self._call = None
+            call.exchange.sent_ns = None
+            _Connection(self._among, call)
+        elif error is None and self._until_close and call.exchange.status:
+            self._finish(monotonic_ns())
+        elif error is None:
+            self.fail("early_close: the connection ended before the response did")
         else:
-            self._fail("early_close: the connection ended before the response did")
+            self.fail(f"reset: {error}")
+
+    def _lost_while_opening(self, error: OSError | None) -> None:
+        while self._untried:
+            try:
+                self._try_next()
+            except OSError as another:
+                error = another
+            else:
+                return
+        if self._call is None:
+            self._among.opening -= 1
+            self._among.refused += 1
+        elif isinstance(error, ssl.SSLError):
+            self.fail(f"tls: {error}")
+        else:
+            self.fail(f"connect: {(error and error.strerror) or error or 'closed at once'}")
 
     # Called by the parser.
 
@@ -116,51 +276,49 @@ class _Connection:
         key = name.decode("latin-1").lower()
         if key in ("content-length", "transfer-encoding"):
             self._until_close = False
-        if self._exchange is not None:
-            self._exchange.headers[key] = value.decode("latin-1")
+        if self._call is not None:
+            self._call.exchange.headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._exchange is not None:
-            self._exchange.status = self._parser.get_status_code()
+        if self._call is not None:
+            self._call.exchange.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        if (exchange := self._exchange) is None:
+        if (call := self._call) is None:
             return
-        exchange.pieces.append((self._stamp, body))
+        call.exchange.pieces.append((self._at_ns, body))
         self._size += len(body)
         if self._size > MAX_BODY:
-            self._fail(f"too_large: more than {MAX_BODY:,} bytes")
+            self.fail(f"too_large: more than {MAX_BODY:,} bytes")
         # A raw line break cannot stand inside JSON, so this is the real end mark.
-        elif body.startswith(b"data: [DONE]") or b"\ndata: [DONE]" in body:
-            self._loop.call_later(DONE_GRACE_S, self._give_up_on_end, exchange)
+        elif b"data: [DONE]" in body and (body.startswith(b"data:") or b"\ndata: [DONE]" in body):
+            self._among.loop.call_later(DONE_GRACE_S, self._give_up_on_end, call)
 
     def on_message_complete(self) -> None:
-        if self._exchange is not None and (self._exchange.status or 0) >= 200:
-            self.reusable = bool(self._parser.should_keep_alive())
-            self._finish()
+        if self._call is not None and (self._call.exchange.status or 0) >= 200:
+            self._reusable = bool(self._parser.should_keep_alive())
+            self._finish(self._at_ns)
 
-    def _give_up_on_end(self, exchange: Exchange) -> None:
-        if self._exchange is exchange:
-            self._finish()
+    def _give_up_on_end(self, call: Call) -> None:
+        if self._call is call:
+            self._reusable = False
+            self._finish(self._at_ns)
 
-    def _fail(self, error: str) -> None:
-        if self._exchange is not None:
-            self.reusable = False
-            self._exchange.error = error
-            self._stamp = monotonic_ns()
-            self._finish()
-
-    def _finish(self) -> None:
-        assert self._exchange is not None
-        assert self._over is not None
-        self._exchange.end_ns = self._stamp
-        self._exchange = None  # what comes now belongs to no request
-        if not self._over.done():
-            self._over.set_result(None)
+    def _finish(self, at_ns: int) -> None:
+        call, self._call = self._call, None  # what comes now belongs to no request
+        assert call is not None
+        call.exchange.end_ns = at_ns
+        call.connection = None
+        self._stop_timer()
+        if self._reusable:
+            self._rest()
+        else:
+            self.close()
+        call.over(call.exchange)
 
 
 class Client:
-    """Connections to one server, opened as needed and kept.
+    """Writes requests to one server, and runs them under asyncio.
 
     `url` is `http://` or `https://` with host, optional port and path prefix.
     Raises `ValueError` if it is anything else.
@@ -170,84 +328,53 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no http:// or https:// address.")
-        self.host = parts.hostname
-        self.port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.prefix = parts.path.rstrip("/").removesuffix("/v1")
-        self.tls = parts.scheme == "https"
-        self.timeout_s = timeout_s
-        self.kernel_stamps = False  # whether the connections' arrivals are stamped by the kernel
-        self._ssl = ssl.create_default_context() if self.tls else None
-        self._addresses: Sequence[Address] = ()
-        self._idle: list[_Connection] = []
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        tls = parts.scheme == "https"
+        self.origin = Origin(parts.hostname, parts.port or (443 if tls else 80), tls, timeout_s)
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+        self._connections: Connections | None = None
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head = (
-            f"Host: {host}:{self.port}\r\nUser-Agent: penstock/{__version__}\r\n{authorization}"
-            "Accept: text/event-stream, application/json\r\n"
+            f"Host: {host}:{self.origin.port}\r\nUser-Agent: penstock/{__version__}\r\n"
+            f"{authorization}Accept: text/event-stream, application/json\r\n"
         )
+
+    @property
+    def kernel_stamps(self) -> bool:
+        """Whether the kernel stamps what arrives; known once something was sent."""
+        return self._connections is not None and self._connections.kernel_stamps
+
+    def request(self, path: str, body: bytes | None = None) -> bytes:
+        """A request for `path` below the prefix: POST of a JSON body, or GET."""
+        if body is None:
+            return f"GET {self._prefix}{path} HTTP/1.1\r\n{self._head}\r\n".encode("latin-1")
+        head = (
+            f"POST {self._prefix}{path} HTTP/1.1\r\n{self._head}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode("latin-1") + body
+
+    async def run(self, request: bytes, exchange: Exchange | None = None) -> Exchange:
+        """Send it and wait for the end; when cancelled, `exchange` holds what came."""
+        loop = asyncio.get_running_loop()
+        if self._connections is None:
+            self._connections = Connections(loop, self.origin)
+        over: asyncio.Future[None] = loop.create_future()
+        exchange = Exchange() if exchange is None else exchange
+        call = self._connections.call(
+            request, exchange, lambda _: None if over.done() else over.set_result(None)
+        )
+        try:
+            await over
+        finally:
+            call.cut()
+        return exchange
 
     async def get(self, path: str) -> Exchange:
         """GET `path`, below the prefix."""
-        exchange = Exchange()
-        head = f"GET {self.prefix}{path} HTTP/1.1\r\n{self._head}\r\n"
-        await self._run(head.encode("latin-1"), exchange)
-        return exchange
-
-    async def post(self, path: str, body: bytes, exchange: Exchange) -> None:
-        """POST JSON to `path`, below the prefix; when cancelled, `exchange` holds what came."""
-        head = (
-            f"POST {self.prefix}{path} HTTP/1.1\r\n{self._head}"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        await self._run(head.encode("latin-1") + body, exchange)
+        return await self.run(self.request(path))
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().link.close()
-
-    async def _run(self, request: bytes, exchange: Exchange) -> None:
-        while True:
-            idle = self._take_idle()
-            connection = idle or await self._connect(exchange)
-            if connection is None:
-                return
-            await connection.run(exchange, request, self.timeout_s)
-            if connection.reusable:
-                self._idle.append(connection)
-            # A server may close an idle connection just as we write on it. Nothing of
-            # an answer has come then, so ask again on another (RFC 9112, 9.3.1).
-            lost = (exchange.error or "").startswith(("reset", "early_close"))
-            if not (idle and lost and connection.silent):
-                return
-            exchange.clear()
-
-    def _take_idle(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable:
-                return connection
-        return None
-
-    async def _connect(self, exchange: Exchange) -> _Connection | None:
-        connection = _Connection()
-        try:
-            async with asyncio.timeout(min(self.timeout_s, CONNECT_S)):
-                if self._ssl is not None:
-                    connection.link = await connect_tls(self.host, self.port, self._ssl, connection)
-                else:
-                    # Asked once: a look-up for each of a thousand connections takes its time.
-                    self._addresses = self._addresses or await resolve(self.host, self.port)
-                    connection.link, self.kernel_stamps = await connect_plain(
-                        self._addresses, connection
-                    )
-        except ssl.SSLError as error:
-            exchange.error = f"tls: {error}"
-        except TimeoutError:
-            exchange.error = f"connect: no connection to {self.host}:{self.port} in time"
-        except OSError as error:
-            exchange.error = f"connect: {error.strerror or error}"
-        else:
-            return connection
-        exchange.end_ns = monotonic_ns()
-        return None
+        if self._connections is not None:
+            self._connections.close()

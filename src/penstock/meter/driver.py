@@ -1,28 +1,30 @@
-"""Sends a plan: a closed loop of slots, or an open loop on an absolute schedule."""
+"""One operating point: the load, its limits, and the books of what came of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
+import os
 from collections import Counter
-from collections.abc import Iterator
 from time import monotonic_ns
+from typing import Protocol
 
 import msgspec
 
-from penstock.meter.target import Target
+from penstock.meter.crew import Crew
+from penstock.meter.inside import Inside
+from penstock.meter.target import RemoteTarget, Reply, Target
 from penstock.record.record import Outcome, Record
 from penstock.workload.plan import Ask, Plan
 
 FAILURES_IN_A_ROW = 50  # then the target is taken to be down
+STREAMS_A_WORKER = 1000  # at once, or new in a second
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds one operating point, beside the number of its asks.
 
     Requests under way when the load stops may end until `duration_s + drain_s`
-    after the start; then they are cancelled.
+    after the start; then they are cut.
     """
 
     duration_s: float
@@ -30,59 +32,110 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None  # prompt and output tokens together
 
 
+class Sender(Protocol):
+    """Sends a drive's plan, and tells the drive's books of all that happens."""
+
+    lead_ns: int  # from the order to start until the load can start
+
+    async def open(self) -> None:
+        """Get ready; the clock does not run yet."""
+        ...
+
+    async def run(self) -> None:
+        """Send the plan, until everything sent is over. When cancelled, cut what is under way."""
+        ...
+
+    def stop(self) -> None:
+        """Send no more."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+def workers_for(plan: Plan) -> int:
+    """How many processes the load calls for; one core is left to the server and to reading."""
+    load = plan.load
+    streams = load.concurrency or load.rate or 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(-int(-streams // STREAMS_A_WORKER), (cores or 1) - 1))
+
+
 class Drive:
     """One operating point: the load while it runs, then what came of it.
 
-    `stop_ns` is when the load stopped: a closed loop could no longer fill a
-    slot, an open loop had sent its last request, or a limit was reached;
-    `stopped_by` names that limit.
+    A server is asked by `workers` processes, by default as many as the load calls
+    for; an engine in this process by this process. `stop_ns` is when the load
+    stopped: a closed loop could no longer fill a slot, an open loop had sent its
+    last request, or a limit was reached; `stopped_by` names that limit. `missing`
+    says what was lost with a worker.
     """
 
-    def __init__(self, target: Target, plan: Plan, limits: Limits) -> None:
+    def __init__(
+        self, target: Target, plan: Plan, limits: Limits, workers: int | None = None
+    ) -> None:
         self.target = target
         self.plan = plan
         self.limits = limits
+        self.workers = 0  # beside this process
+        self.realtime = False  # whether the kernel lets them run before other processes
         self.records: list[Record] = []
         self.caveats: Counter[str] = Counter()
+        self.missing: list[str] = []
+        self.lags_ns: list[int] = []  # by request: the longest that arrived bytes lay unread
         self.start_ns = self.end_ns = 0
         self.stop_ns: int | None = None
         self.stopped_by: str | None = None
         self.interrupted = False
-        self.done = self.failed = self.tokens = self.output_tokens = 0
+        self.begun = self.done = self.failed = self.tokens = self.output_tokens = 0
         self._failed_in_a_row = 0
         self._load: asyncio.Task[None] | None = None
+        self._sender: Sender = Inside(self)
+        if isinstance(target, RemoteTarget):
+            self.workers = min(
+                workers or workers_for(plan), plan.load.concurrency or len(plan.asks)
+            )
+            self._sender = Crew(self, target, self.workers)
 
     @property
     def in_flight(self) -> int:
         """Requests wanted and not yet over."""
-        return len(self.records) - self.done - self.failed
+        return self.begun - self.done - self.failed
 
     async def run(self) -> None:
-        """Send the plan and wait for the answers, within the limits."""
+        """Send the plan and wait for the answers, within the limits.
+
+        Raises `OSError` if a worker process cannot be started.
+        """
         limits = self.limits
-        with _collector_off():
-            self.start_ns = monotonic_ns()
-            timer = asyncio.get_running_loop().call_later(
-                limits.duration_s, self.stop, f"the time limit of {limits.duration_s:g} s"
-            )
-            closed = self.plan.load.kind == "closed"
-            self._load = asyncio.create_task(self._closed() if closed else self._open())
-            try:
-                await asyncio.wait({self._load}, timeout=limits.duration_s + limits.drain_s)
-            finally:
-                timer.cancel()
+        try:
+            await self._sender.open()
+            self.start_ns = monotonic_ns() + self._sender.lead_ns
+            left_s = limits.duration_s + (self.start_ns - monotonic_ns()) * 1e-9
+            timer = asyncio.get_running_loop().call_later(left_s, self._time_is_up)
+            self._load = asyncio.create_task(self._sender.run())
+            if self.interrupted:
+                self._load.cancel()
+            await asyncio.wait({self._load}, timeout=left_s + limits.drain_s)
+            timer.cancel()
+        finally:
+            if self._load is not None:
                 self._load.cancel()
                 await asyncio.wait({self._load})
+            await self._sender.close()
         self.stop()
         self.end_ns = monotonic_ns()
+        self.records.sort(key=lambda record: record.sched_ns)
         if not self._load.cancelled():
             self._load.result()
 
-    def stop(self, reason: str | None = None) -> None:
+    def stop(self, reason: str | None = None, at_ns: int | None = None) -> None:
         """Send no more; what is under way may end. Only the first call counts."""
         if self.stop_ns is None:
-            self.stop_ns = monotonic_ns()
+            self.stop_ns = monotonic_ns() if at_ns is None else at_ns
             self.stopped_by = reason
+            self._sender.stop()
 
     def interrupt(self) -> None:
         """Stop at once: what is under way stays unfinished."""
@@ -91,83 +144,48 @@ class Drive:
         if self._load is not None:
             self._load.cancel()
 
-    async def _closed(self) -> None:
-        asks = iter(self.plan.asks)
-        async with asyncio.TaskGroup() as slots:
-            for _ in range(self.plan.load.concurrency or 1):
-                slots.create_task(self._slot(asks))
+    def _time_is_up(self) -> None:
+        seconds = self.limits.duration_s
+        self.stop(f"the time limit of {seconds:g} s", self.start_ns + int(seconds * 1e9))
 
-    async def _slot(self, asks: Iterator[Ask]) -> None:
-        wanted_ns = self.start_ns
-        for ask in asks:
-            if self.stop_ns is not None:
-                return
-            record = await self._send(ask, wanted_ns)
-            wanted_ns = (record.end_ns or monotonic_ns()) + int(self.plan.think_s * 1e9)
-            await self._until(wanted_ns)
-        self.stop()
+    # The books, kept by the sender.
 
-    async def _open(self) -> None:
-        # The schedule is absolute: a late send does not move those after it.
-        async with asyncio.TaskGroup() as sends:
-            for ask in self.plan.asks:
-                wanted_ns = self.start_ns + int((ask.at_s or 0.0) * 1e9)
-                await self._until(wanted_ns)
-                if self.stop_ns is not None:
-                    return
-                sends.create_task(self._send(ask, wanted_ns))
-            self.stop()
-
-    async def _until(self, when_ns: int) -> None:
-        """Sleep until then, or until the load stops."""
-        while (left_ns := when_ns - monotonic_ns()) > 0 and self.stop_ns is None:
-            await asyncio.sleep(min(left_ns * 1e-9, 0.1))
-
-    async def _send(self, ask: Ask, wanted_ns: int) -> Record:
+    def begin(self, ask: Ask, sched_ns: int) -> Record:
+        """A request is under way."""
         record = Record(
             request_id=ask.id,
-            sched_ns=wanted_ns,
+            sched_ns=sched_ns,
             prompt_tokens_asked=ask.prompt_tokens,
             output_tokens_asked=ask.output_tokens,
         )
         self.records.append(record)
-        try:
-            self.caveats.update(await self.target.send(ask, record))
-        except asyncio.CancelledError:
-            record.end_ns = monotonic_ns()
-            if self.interrupted:
-                record.outcome, record.error = Outcome.UNFINISHED, "interrupted"
-            else:
-                record.outcome = Outcome.CANCELLED
-                record.error = f"cut: still under way {self.limits.drain_s:g} s after the limit"
-            raise
-        self._tally(record)
+        self.begun += 1
         return record
 
-    def _tally(self, record: Record) -> None:
+    def end(self, record: Record, reply: Reply) -> None:
+        """A request is over."""
+        self.caveats.update(reply.caveats)
+        self.records += reply.further
         if record.outcome is Outcome.FINISHED:
             self.done += 1
             self._failed_in_a_row = 0
         else:
             self.failed += 1
             self._failed_in_a_row += 1
-        output = record.output_tokens or len(record.event_ns)
-        self.output_tokens += output
-        self.tokens += output + (record.prompt_tokens or record.prompt_tokens_asked or 0)
+        for each in (record, *reply.further):
+            output = each.output_tokens or len(each.event_ns)
+            self.output_tokens += output
+            self.tokens += output + (each.prompt_tokens or each.prompt_tokens_asked or 0)
         if self.limits.tokens is not None and self.tokens >= self.limits.tokens:
             self.stop(f"the limit of {self.limits.tokens:,} tokens")
         if self._failed_in_a_row >= FAILURES_IN_A_ROW:
             self.stop(f"{FAILURES_IN_A_ROW} failures in a row (the last: {record.error})")
 
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Keep the garbage collector, which stops everything for milliseconds, out of the load."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    def cut(self, record: Record) -> None:
+        """A request was under way when the run was cut."""
+        record.end_ns = record.end_ns or monotonic_ns()
+        if self.interrupted:
+            record.outcome, record.error = Outcome.UNFINISHED, "interrupted"
+        else:
+            record.outcome = Outcome.CANCELLED
+            record.error = f"cut: still under way {self.limits.drain_s:g} s after the limit"

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import msgspec
 from tokenizers import Tokenizer
 
-from penstock.meter.answer import brief, read_answer
+from penstock.meter.answer import read_answer
 from penstock.meter.client import Client, Exchange
 from penstock.meter.machine import describe
-from penstock.meter.target import TargetError, TargetInfo
+from penstock.meter.refusal import refusal
+from penstock.meter.target import Reply, TargetError, TargetInfo
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Condition
-from penstock.workload.plan import Ask
+from penstock.workload.plan import Answer, Ask
 from penstock.workload.prompts import Content
 
 Endpoint = Literal["completions", "chat"]
@@ -42,12 +43,19 @@ class _Models(msgspec.Struct):
 
 
 class HttpTarget:
-    """A target made by `open`, which finds the model and tries the server out."""
+    """A target made by `open`, which finds the model and tries the server out.
 
-    def __init__(self, client: Client, info: TargetInfo, tokenizer: Tokenizer | None) -> None:
+    With `stream` false it asks for whole answers: then only their total time is known.
+    """
+
+    def __init__(
+        self, client: Client, info: TargetInfo, tokenizer: Tokenizer | None, stream: bool = True
+    ) -> None:
         self.client = client
+        self.origin = client.origin
         self.info = info
         self.tokenizer = tokenizer
+        self.stream = stream
         self.endpoint: Endpoint = "completions"
         self._extras: dict[str, Any] = {}  # body fields this server was seen to accept
 
@@ -61,6 +69,7 @@ class HttpTarget:
         api_key: str | None = None,
         tokenizer: Tokenizer | None = None,
         timeout_s: float = 600.0,
+        stream: bool = True,
     ) -> HttpTarget:
         """Find the model and send one small request to see what the server understands.
 
@@ -73,28 +82,52 @@ class HttpTarget:
             name=url,
             model=found.id,
             context=found.max_model_len,
-            local=_is_loopback(client.host),
+            local=_is_loopback(client.origin.host),
             facts=found.penstock or None,
         )
-        target = cls(client, info, tokenizer)
+        target = cls(client, info, tokenizer, stream)
         await target._try_out(found.owned_by or "", chat)
         info.conditions = target._conditions(found)
         return target
 
-    async def send(self, ask: Ask, record: Record) -> list[str]:
+    async def send(self, ask: Ask, record: Record) -> Reply:
         """See `Target`."""
         exchange = Exchange()
         try:
-            await self.client.post(PATHS[self.endpoint], self._body(ask), exchange)
+            await self.client.run(self.request(ask), exchange)
         except asyncio.CancelledError:
-            record.sent_ns = exchange.sent_ns
-            read_answer(exchange.pieces, record, error="cut")
+            self.read(ask, exchange, record)
             raise
+        return self.read(ask, exchange, record)
+
+    def request(self, ask: Ask) -> bytes:
+        """See `RemoteTarget`."""
+        return self.client.request(PATHS[self.endpoint], self._body(ask))
+
+    def read(self, ask: Ask, exchange: Exchange, record: Record) -> Reply:
+        """See `RemoteTarget`."""
         record.sent_ns, record.end_ns = exchange.sent_ns, exchange.end_ns
-        if error := _refusal(exchange):
+        if error := refusal(exchange, stream=self.stream):
             record.outcome, record.error = Outcome.FAILED, error
-            return []
-        return read_answer(exchange.pieces, record, self.tokenizer, exchange.error).notes
+            return Reply(answer=Answer(error=error))
+        read = read_answer(
+            exchange.pieces,
+            record,
+            self.tokenizer,
+            exchange.error,
+            choices=ask.n,
+            stream=self.stream,
+        )
+        if ask.task is not None:
+            for each, text in zip(read.records, read.texts, strict=True):
+                each.text = text
+        tokens = [r.output_tokens for r in read.records if r.output_tokens is not None]
+        answer = Answer(
+            texts=tuple(read.texts),
+            output_tokens=sum(tokens) if len(tokens) == ask.n else None,
+            error=record.error,
+        )
+        return Reply(read.notes, answer, read.records[1:])
 
     async def count_prompt(self, text: str) -> int | None:
         """See `Target`. Costs one request for one token."""
@@ -111,11 +144,18 @@ class HttpTarget:
             "model": self.info.model,
             **self._prompt(ask.content),
             "max_tokens": ask.output_tokens,
-            "stream": True,
+            "stream": self.stream,
             **self._extras,
         }
+        if ask.n > 1:
+            body["n"] = ask.n
         if "min_tokens" in body:
             body["min_tokens"] = ask.output_tokens
+        if (sampling := ask.sampling) is not None:
+            body = {k: v for k, v in body.items() if k not in ("ignore_eos", "min_tokens")}
+            body["temperature"] = sampling.temperature
+            body |= {"seed": sampling.seed} if sampling.seed is not None else {}
+            body |= {"stop": list(sampling.stop)} if sampling.stop else {}
         return msgspec.json.encode(body)
 
     def _prompt(self, content: Content) -> dict[str, Any]:
@@ -130,7 +170,9 @@ class HttpTarget:
         usage = {"include_usage": True}
         if owner in _USAGE_ON_EVERY_EVENT:
             usage["continuous_usage_stats"] = True
-        most: dict[str, Any] = {"temperature": 0, "stream_options": usage}
+        most: dict[str, Any] = {"temperature": 0}
+        if self.stream:
+            most["stream_options"] = usage
         if owner in _IGNORES_EOS:
             most["ignore_eos"] = True
         if owner == "vllm":
@@ -145,6 +187,7 @@ class HttpTarget:
                 error = record.error or ""
                 # A model that has nothing to say to this was asked well all the same.
                 if record.outcome is Outcome.FINISHED or error.startswith("empty_answer"):
+                    self.info.chat = self.endpoint == "chat"
                     self.info.forces_length = "ignore_eos" in self._extras
                     return
                 errors.append(f"{PATHS[self.endpoint]}: {error}")
@@ -163,7 +206,7 @@ class HttpTarget:
             "hardware": describe() if self.info.local and on == "cpu" else on or "unknown",
             "target": f"{model.owned_by or 'unknown server'} over HTTP",
             "target_version": facts.get("version", "unknown"),
-            "endpoint": f"{PATHS[self.endpoint]}, streamed",
+            "endpoint": f"{PATHS[self.endpoint]}, {'streamed' if self.stream else 'whole answers'}",
             "sampling": "greedy" if "temperature" in self._extras else "the server's default",
             "arrival_stamps": "the kernel's" if self.client.kernel_stamps else "the client's",
             "output_length": (
@@ -172,26 +215,6 @@ class HttpTarget:
                 else "at most as asked: this server is not known to ignore EOS"
             ),
         }
-
-
-def _refusal(exchange: Exchange) -> str | None:
-    """Why this is no stream of events; None if it is one, or broke off before it could be."""
-    if exchange.status is None:
-        return exchange.error
-    if exchange.status != 200:
-        return f"http_{exchange.status}: {_message(exchange.body)}"
-    kind = exchange.headers.get("content-type", "")
-    if kind.startswith("application/json"):
-        return f"not_a_stream: {kind} came, although stream=true was asked"
-    return None
-
-
-def _message(body: bytes) -> str:
-    try:
-        answer = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return brief(body.decode("utf-8", "replace"))
-    return brief(answer.get("error", answer) if isinstance(answer, dict) else answer)
 
 
 async def _find_model(client: Client, url: str, wanted: str | None) -> _Model:

@@ -1,96 +1,120 @@
-"""Bytes in and out of one connection, each arrival with the time it truly came.
+"""One connection: bytes out and in, each arrival with the time it truly came.
 
 A busy client reads late. Where the kernel stamps what it receives, that does
 not matter: a plain socket is read with `recvmsg`, and the stamp in it is the
-kernel's. TLS hides the socket, so there the clock is read when the bytes are.
+kernel's. TLS hides the bytes, so there the clock is read when they are.
 """
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import os
 import socket
 import ssl
 import struct
 import sys
-from collections.abc import Sequence
 from time import monotonic_ns, time_ns
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-_RECEIVE = 2**16
+from penstock.meter.loop import Loop
+
+_RECEIVE = 2**13
 _SO_TIMESTAMPNS = 35 if sys.platform == "linux" else None  # asm-generic/socket.h
 _TIMESPEC = struct.Struct("@ll")
 _ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size)
+_OFFSET_HOLDS_NS = 10_000_000
+
+Address = tuple[Any, Any, int, str, Any]  # an entry of `getaddrinfo`
 
 
 class Receiver(Protocol):
     """Who is told of what happens on a link. Times are `monotonic_ns`."""
 
+    def opened(self) -> None:
+        """The connection stands."""
+        ...
+
     def sent(self, at_ns: int) -> None:
-        """The last byte written is with the kernel."""
+        """The last byte written was handed to the kernel."""
         ...
 
-    def received(self, data: bytes, at_ns: int) -> None:
-        """Bytes arrived."""
+    def received(self, data: bytes, at_ns: int, read_ns: int) -> None:
+        """Bytes arrived, and were read."""
         ...
 
-    def lost(self, error: Exception | None) -> None:
-        """The connection is over; None if the other side simply ended it."""
-        ...
-
-
-class Link(Protocol):
-    """One open connection."""
-
-    def write(self, data: bytes) -> None:
-        """Send everything, now or as soon as there is room."""
-        ...
-
-    def close(self) -> None:
-        """Close without a word to the receiver."""
+    def lost(self, error: OSError | None) -> None:
+        """The connection is over, or never came about; None if the other side ended it."""
         ...
 
 
-class PlainLink:
-    """A TCP socket of our own.
+class Link:
+    """A TCP connection, opened at once. Raises `OSError` if the kernel refuses.
 
     Segments that are read together share the stamp of the last of them: still
     no later than the moment they were read.
     """
 
-    def __init__(self, sock: socket.socket, receiver: Receiver) -> None:
-        self._socket = sock
+    def __init__(self, loop: Loop, address: Address, receiver: Receiver) -> None:
+        self._loop = loop
         self._receiver = receiver
-        self._loop = asyncio.get_running_loop()
         self._unsent = memoryview(b"")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._loop.add_reader(sock, self._read)
+        family, kind, protocol, _, where = address
+        self._socket = socket.socket(family, kind, protocol)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.kernel_stamps = self._stamp()
+        code = self._socket.connect_ex(where)
+        if code not in (0, errno.EINPROGRESS):
+            self._socket.close()
+            raise OSError(code, os.strerror(code))
+        loop.add_writer(self._socket, self._connected)
 
     def write(self, data: bytes) -> None:
-        """See `Link`."""
+        """Send everything, now or as soon as there is room."""
         self._unsent = memoryview(data)
         self._send()
         if self._unsent:
             self._loop.add_writer(self._socket, self._send)
 
     def close(self) -> None:
-        """See `Link`."""
+        """Close without a word to the receiver."""
         self._unsent = memoryview(b"")
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
 
+    def _stamp(self) -> bool:
+        """Ask the kernel to stamp what this socket receives."""
+        if _SO_TIMESTAMPNS is None:
+            return False
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except OSError:
+            return False
+        return True
+
+    def _connected(self) -> None:
+        self._loop.remove_writer(self._socket)
+        if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lose(OSError(code, os.strerror(code)))
+            return
+        self._loop.add_reader(self._socket, self._read)
+        self._receiver.opened()
+
     def _send(self) -> None:
+        # The clock is read first: the other side, woken by the bytes, may well run
+        # before we do again. What is sent was sent no earlier.
+        at_ns = monotonic_ns()
         try:
             sent = self._socket.send(self._unsent)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError as error:
             self._lose(error)
             return
         self._unsent = self._unsent[sent:]
         if not self._unsent:
-            at_ns = monotonic_ns()
             self._loop.remove_writer(self._socket)
             self._receiver.sent(at_ns)
 
@@ -102,103 +126,102 @@ class PlainLink:
         except OSError as error:
             self._lose(error)
             return
-        at_ns = monotonic_ns()
-        if not data:
+        read_ns = at_ns = monotonic_ns()
+        if ancillary and ancillary[0][1] == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(ancillary[0][2])
+            at_ns = min(at_ns, _wall.monotonic(seconds * 10**9 + nanoseconds, at_ns))
+        if data:
+            self._receiver.received(data, at_ns, read_ns)
+        else:
             self._lose(None)
+
+    def _lose(self, error: OSError | None) -> None:
+        if self._socket.fileno() >= 0:  # else closed by us, in the same turn of the loop
+            self.close()
+            self._receiver.lost(error)
+
+
+class TlsLink(Link):
+    """The same under TLS; opened when the handshake is done."""
+
+    def __init__(
+        self, loop: Loop, address: Address, receiver: Receiver, context: ssl.SSLContext, host: str
+    ) -> None:
+        self._context = context
+        self._host = host
+        super().__init__(loop, address, receiver)
+
+    def _stamp(self) -> bool:
+        return False
+
+    def _connected(self) -> None:
+        self._loop.remove_writer(self._socket)
+        if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lose(OSError(code, os.strerror(code)))
             return
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-                at_ns = min(at_ns, _monotonic(seconds * 10**9 + nanoseconds))
-        self._receiver.received(data, at_ns)
-
-    def _lose(self, error: Exception | None) -> None:
-        self.close()
-        self._receiver.lost(error)
-
-
-class TlsLink(asyncio.Protocol):
-    """A TLS connection through the event loop's transport."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def write(self, data: bytes) -> None:
-        """See `Link`."""
-        self._transport.write(data)
-        if not self._transport.get_write_buffer_size():
-            self._receiver.sent(monotonic_ns())
-
-    def close(self) -> None:
-        """See `Link`."""
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-        self._transport.set_write_buffer_limits(high=0)  # so that resume_writing means: all sent
-
-    def resume_writing(self) -> None:  # noqa: D102
-        self._receiver.sent(monotonic_ns())
-
-    def data_received(self, data: bytes) -> None:  # noqa: D102
-        self._receiver.received(data, monotonic_ns())
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._receiver.lost(exc)
-
-
-Address = tuple[Any, Any, int, str, Any]  # an entry of `getaddrinfo`
-
-
-async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Addresses of a host, to be tried in order. Raises `OSError`."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-
-
-async def connect_plain(addresses: Sequence[Address], receiver: Receiver) -> tuple[Link, bool]:
-    """Open a TCP link; also whether the kernel stamps its arrivals. Raises `OSError`."""
-    loop = asyncio.get_running_loop()
-    failure = OSError("the host has no address")
-    for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, address)
-            return PlainLink(sock, receiver), _stamp(sock)
+            self._socket = self._context.wrap_socket(
+                self._socket, server_hostname=self._host, do_handshake_on_connect=False
+            )
         except OSError as error:
-            failure = error
-            sock.close()
-        except BaseException:
-            sock.close()
-            raise
-    raise failure
+            self._lose(error)
+            return
+        self._loop.add_reader(self._socket, self._shake_hands)
+        self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        assert isinstance(self._socket, ssl.SSLSocket)
+        try:
+            self._socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._loop.remove_writer(self._socket)
+        except ssl.SSLWantWriteError:
+            self._loop.add_writer(self._socket, self._shake_hands)
+        except OSError as error:
+            self._lose(error)
+        else:
+            self._loop.remove_writer(self._socket)
+            self._loop.add_reader(self._socket, self._read)
+            self._receiver.opened()
+
+    def _read(self) -> None:
+        # To the last decrypted byte: the selector knows only of bytes still encrypted.
+        while self._socket.fileno() >= 0:
+            try:
+                data = self._socket.recv(_RECEIVE)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            read_ns = monotonic_ns()
+            if not data:
+                self._lose(None)
+                return
+            self._receiver.received(data, read_ns, read_ns)
 
 
-async def connect_tls(host: str, port: int, context: ssl.SSLContext, receiver: Receiver) -> Link:
-    """Open a TLS link. Raises `OSError`, of which `ssl.SSLError` is one."""
-    loop = asyncio.get_running_loop()
-    _, link = await loop.create_connection(lambda: TlsLink(receiver), host, port, ssl=context)
-    return link
+class _WallClock:
+    """Puts moments of the wall clock, in which the kernel stamps, on the monotonic one."""
+
+    def __init__(self) -> None:
+        self._offset = self._until_ns = 0
+
+    def monotonic(self, wall_ns: int, now_ns: int) -> int:
+        # Both clocks are slewed alike; only when someone sets the wall clock do they part.
+        if now_ns > self._until_ns:
+            self._offset, self._until_ns = self._measure(), now_ns + _OFFSET_HOLDS_NS
+        return wall_ns + self._offset
+
+    def _measure(self) -> int:
+        for _ in range(5):
+            before = monotonic_ns()
+            wall = time_ns()
+            after = monotonic_ns()
+            # Else we were interrupted between the readings, and they do not belong together.
+            if after - before < 5_000:
+                break
+        return (before + after) // 2 - wall
 
 
-def _monotonic(wall_ns: int) -> int:
-    """A moment of the wall clock, in which the kernel stamps, on the monotonic one."""
-    for _ in range(5):
-        before = monotonic_ns()
-        now = time_ns()
-        after = monotonic_ns()
-        # Else we were interrupted between the readings, and they do not belong together.
-        if after - before < 5_000:
-            break
-    return (before + after) // 2 - (now - wall_ns)
-
-
-def _stamp(sock: socket.socket) -> bool:
-    """Ask the kernel to stamp what this socket receives."""
-    if _SO_TIMESTAMPNS is None:
-        return False
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-    except OSError:
-        return False
-    return True
+_wall = _WallClock()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from penstock.meter.client import Exchange, Origin
 from penstock.record.record import Record
 from penstock.record.run import Condition
-from penstock.workload.plan import Ask
+from penstock.workload.plan import Answer, Ask
 
 
 class TargetInfo(msgspec.Struct, kw_only=True):
@@ -33,17 +34,27 @@ class TargetError(Exception):
     """The target cannot be measured; the message says why and what to do."""
 
 
+class Reply(msgspec.Struct):
+    """What came of an ask, beside its record: caveats for the report, and the answer itself.
+
+    `further` are the records of the second and later samples of one prompt.
+    """
+
+    caveats: list[str] = []
+    answer: Answer = Answer()
+    further: list[Record] = []
+
+
 class Target(Protocol):
     """Something that generates text."""
 
     info: TargetInfo
 
-    async def send(self, ask: Ask, record: Record) -> list[str]:
+    async def send(self, ask: Ask, record: Record) -> Reply:
         """Send the ask, wait for the end of the answer, fill in everything but `sched_ns`.
 
-        Returns caveats for the report. Whatever goes wrong on the way ends in
-        the record, not in an exception. When cancelled, fills in what had come
-        and lets the cancellation through.
+        Whatever goes wrong on the way ends in the record, not in an exception.
+        When cancelled, fills in what had come and lets the cancellation through.
         """
         ...
 
@@ -53,4 +64,22 @@ class Target(Protocol):
 
     async def close(self) -> None:
         """Let go of connections, threads, memory."""
+        ...
+
+
+@runtime_checkable
+class RemoteTarget(Target, Protocol):
+    """A server. Writing its requests and reading its answers needs no connection.
+
+    So both stay with the driver, while workers do nothing but send and stamp.
+    """
+
+    origin: Origin
+
+    def request(self, ask: Ask) -> bytes:
+        """The whole HTTP request."""
+        ...
+
+    def read(self, ask: Ask, exchange: Exchange, record: Record) -> Reply:
+        """Fill in the record from what came back."""
         ...

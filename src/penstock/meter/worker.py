@@ -65,9 +65,7 @@ class Worker:
     def run(self) -> None:
         """Work until the driver hangs up."""
         while self._driver.listening:
-            if len(self._calls) > _MANY:
-                self._loop.rest(_REST_S)
-            self._loop.turn()
+            self._loop.turn(_REST_S if len(self._calls) > _MANY else 0.0)
             for order in self._driver.orders():
                 self._obey(order)
             self._driver.flush()

@@ -13,11 +13,11 @@ from penstock.engine.llm import AsyncLLM
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import SamplingParams
 from penstock.meter.machine import describe
-from penstock.meter.target import TargetInfo
+from penstock.meter.target import Reply, TargetInfo
 from penstock.record.record import Outcome, Record
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.serve.stopping import StopStrings
-from penstock.workload.plan import Ask
+from penstock.workload.plan import Answer, Ask
 
 
 class EngineTarget:
@@ -52,7 +52,7 @@ class EngineTarget:
             },
         )
 
-    async def send(self, ask: Ask, record: Record) -> list[str]:
+    async def send(self, ask: Ask, record: Record) -> Reply:
         """See `Target`."""
         params = SamplingParams(max_tokens=ask.output_tokens, temperature=0.0, ignore_eos=True)
         stops = StopStrings(())
@@ -99,7 +99,9 @@ class EngineTarget:
             record.words = len("".join(words).split())
             if ask.task is not None:
                 record.text = "".join(words)
-        return []
+        text = "".join(words)
+        answer = Answer(texts=(text,), output_tokens=record.output_tokens, error=record.error)
+        return Reply(answer=answer)
 
     async def count_prompt(self, text: str) -> int | None:
         """See `Target`."""
