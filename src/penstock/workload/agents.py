@@ -10,7 +10,7 @@ import msgspec
 from penstock.workload import doctests
 from penstock.workload.plan import Answer, Ask, End
 from penstock.workload.sessions import add, too_long
-from penstock.workload.shapes import Maker, Want
+from penstock.workload.shapes import Maker, Want, from_one
 
 _WRONG = "\nThat is wrong. Once more:\n"
 ANSWER_TOKENS = 32  # hold every doctest's answer
@@ -64,8 +64,7 @@ class Agent(msgspec.Struct, frozen=True):
     shared_tokens = 0
 
     def __post_init__(self) -> None:
-        if self.tries < 1:
-            raise ValueError("an agent needs 1 try or more")
+        from_one(tries=self.tries)
 
     @property
     def description(self) -> str:

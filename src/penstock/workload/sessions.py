@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock.workload.plan import Answer, Ask, End
-from penstock.workload.shapes import Maker, Want
+from penstock.workload.shapes import Maker, Want, from_one
 from penstock.workload.traces import Trace
 
 Message = dict[str, Any]
@@ -29,6 +29,11 @@ class Sessions(msgspec.Struct, frozen=True):
     think_s: float
 
     shared_tokens = 0
+
+    def __post_init__(self) -> None:
+        from_one(turns=self.low)
+        if self.low > self.high:
+            raise ValueError(f"turns run backwards; write {self.high}-{self.low}")
 
     @property
     def description(self) -> str:

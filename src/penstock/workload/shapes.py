@@ -90,6 +90,9 @@ class Prefix(msgspec.Struct, frozen=True):
     groups: int
     tokens: int
 
+    def __post_init__(self) -> None:
+        from_one(groups=self.groups, tokens=self.tokens)
+
     @property
     def shared_tokens(self) -> int:
         """See `Shape`."""
@@ -122,6 +125,7 @@ class Rag(msgspec.Struct, frozen=True):
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
+        from_one(documents=self.documents, tokens=self.tokens, pool=self.pool)
         if self.documents > self.pool:
             raise ValueError(
                 f"{self.documents} different documents cannot come from a pool of {self.pool}; "
@@ -171,3 +175,10 @@ def plain_ask(make: Maker, want: Want, content: Content, prompt_tokens: int | No
         at_s=want.at_s,
         n=make.n,
     )
+
+
+def from_one(**counts: int) -> None:
+    """Raise `ValueError` naming the count that is below one."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, not {count}")
