@@ -38,8 +38,12 @@ def bench(
     ] = None,
     *,
     concurrency: Annotated[
-        str, typer.Option(help="Closed loop: so many requests always under way, comma-separated.")
-    ] = "1,16",
+        str | None,
+        typer.Option(
+            help="Closed loop: so many requests always under way, comma-separated. "
+            "Default: 1,16; 16 with --tasks."
+        ),
+    ] = None,
     rate: Annotated[
         str | None,
         typer.Option(help="Open loop instead: Poisson arrivals per second, comma-separated."),
@@ -50,7 +54,7 @@ def bench(
     ] = None,
     speed: Annotated[float, typer.Option(help="Replay the trace so many times as fast.")] = 1.0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take so many requests of the trace.")
+        int | None, typer.Option(min=1, help="Take so many requests of the trace, or tasks.")
     ] = None,
     requests: Annotated[
         int | None, typer.Option(min=1, help="Requests at each operating point.")
@@ -59,7 +63,7 @@ def bench(
         float | None,
         typer.Option(
             help="Seconds of load at each operating point. "
-            "Default: 30; 600 with --requests or --trace."
+            "Default: 30; 600 with --requests, --trace or --tasks."
         ),
     ] = None,
     max_tokens_total: Annotated[
@@ -79,6 +83,40 @@ def bench(
             "Default: standard-library sources."
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask questions and grade the answers: doctests, humaneval:PATH, gsm8k:PATH or "
+            "a FILE.jsonl of your own."
+        ),
+    ] = None,
+    samples: Annotated[
+        str,
+        typer.Option(
+            help="Ask each task so many times and count the answer most give, comma-separated: "
+            "an operating point each."
+        ),
+    ] = "1",
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Worked examples before each task. Default: 4; humaneval and your own: 0."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=2, help="Of tasks' answers. Default: 0; 0.8 where --samples has more than 1."
+        ),
+    ] = None,
+    unsafe_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-sandbox",
+            help="Run answers as programs even where this system cannot shut off network, "
+            "processes and files.",
+        ),
+    ] = False,
     think: Annotated[
         float, typer.Option(min=0, help="Closed loop: seconds between an answer and the next.")
     ] = 0.0,
@@ -143,12 +181,12 @@ def bench(
     from penstock.record.slo import parse_slos
     from penstock.workload.lengths import parse_lengths
 
-    _refuse_idle(context_, target, rate, trace, prompts)
+    _refuse_idle(context_, target, rate, trace, prompts, tasks=tasks)
     for option, path in (("--prompts", prompts), ("--trace", trace), ("--tokenizer", tokenizer)):
         if path is not None and not path.exists():
             raise typer.BadParameter(f"{path} does not exist", param_hint=option)
     options = Options(
-        concurrency=_read("--concurrency", _counts, concurrency),
+        concurrency=_read("--concurrency", _counts, concurrency or ("16" if tasks else "1,16")),
         rates=_read("--rate", _rates, rate) if rate is not None else (),
         trace=trace,
         speed=_read("--speed", _positive, str(speed)),
@@ -166,6 +204,11 @@ def bench(
         salt=salt,
         slos=tuple(_read("--slo", parse_slos, slo)),
         rules=rules,
+        tasks=tasks,
+        samples=_read("--samples", _counts, samples),
+        few_shot=few_shot,
+        temperature=temperature,
+        unsafe_sandbox=unsafe_sandbox,
     )
     counting = _tokenizer(tokenizer, target)
     opening = _opening(
@@ -196,6 +239,8 @@ def _refuse_idle(
     rate: str | None,
     trace: Path | None,
     prompts: Path | None,
+    *,
+    tasks: str | None,
 ) -> None:
     """Refuse what was given and would change nothing."""
     if rate is not None and trace is not None:
@@ -208,7 +253,14 @@ def _refuse_idle(
     }
     for idle, why, names in (
         (rate or trace, "belongs to a closed loop, without --rate or --trace", "concurrency think"),
-        (not trace, "belongs to a --trace", "speed limit"),
+        (not trace, "belongs to a --trace", "speed"),
+        (not trace and not tasks, "belongs to a --trace or to --tasks", "limit"),
+        (not tasks, "belongs to --tasks", "samples few_shot temperature unsafe_sandbox"),
+        (
+            tasks,
+            "has no use with --tasks (how many of them: --limit)",
+            "trace requests input_len output_len prompts salt",
+        ),
         (trace, "is set by the trace (how much of it: --limit)", "requests input_len output_len"),
         (prompts and prompts.suffix == ".jsonl", "is set by the file of --prompts", "input_len"),
         (in_process, "belongs to a server, not to an engine in this process", "chat timeout"),
@@ -334,6 +386,9 @@ async def _watch(progress: Progress) -> None:
                 print(
                     begin + _state(progress, progress.drive), end=end, file=sys.stderr, flush=True
                 )
+            elif progress.graded < progress.to_grade:
+                state = f"graded {progress.graded:,} of {progress.to_grade:,} answers"
+                print(begin + state, end=end, file=sys.stderr, flush=True)
     finally:
         print(begin, end="", file=sys.stderr, flush=True)
 

@@ -121,7 +121,8 @@ def _fill(record: Record, judged: Grade) -> None:
 def _missing(task: Task, record: Record, chat: bool) -> str | None:
     """Why there is no whole answer to judge; None if there is one."""
     if record.outcome is Outcome.FAILED:
-        return f"error: {(record.error or 'unknown').partition(':')[0]}"
+        error = (record.error or "unknown").partition(":")[0]
+        return "empty" if error == "empty_answer" else f"error: {error}"
     if record.finish_reason == "content_filter":
         return "refused: content_filter"
     # A target that knows no stop strings goes on; what came before them is whole.
