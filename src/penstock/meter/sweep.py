@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
+from penstock.record.run import Swept
 from penstock.record.stats import Interval
 
 POINTS = 16  # of the climb at most: 1 to 32,768 at once
@@ -33,13 +34,6 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     answered: float  # requests/s
     wait_s: float | None  # median, from the schedule to the first token
     failed: float  # share of the requests
-
-
-class Swept(msgspec.Struct, frozen=True, kw_only=True):
-    """How a climb ended, in words, and the highest load worth offering (None: none was found)."""
-
-    stopped: str
-    best: float | None = None
 
 
 async def sweep(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from scipy import stats as st
 
 from penstock.record import metrics
-from penstock.record.run import Point
+from penstock.record.run import Point, Role, Run
 from penstock.record.slo import Slo
 from penstock.record.stats import Interval
 from penstock.record.steady import steady_window
@@ -73,6 +74,30 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+def capacity_of(run: Run) -> dict[str, Any] | None:
+    """The capacity that a run found, for its summary; None if it did not look for one.
+
+    `unit` is that of `load`. `tried` holds every trial, those of the bracket too.
+    """
+    tried = [p for p in run.points if p.role in (Role.BRACKET, Role.TRIAL)]
+    if not tried and run.unsettled is None:
+        return None
+    trials = [trial_of(p, run.slos) for p in tried if p.role is Role.TRIAL]
+    found = estimate(trials)
+    if run.unsettled is not None:
+        found = msgspec.structs.replace(found, load=None, ci95=None, reason=run.unsettled)
+    closed = any(p.load.concurrency is not None for p in tried)
+    return {
+        **msgspec.to_builtins(found),
+        "unit": "requests at once" if closed else "requests/s",
+        "slo": [str(slo) for slo in run.slos],
+        "tried": [
+            {"role": p.role, **msgspec.to_builtins(trial_of(p, run.slos), str_keys=True)}
+            for p in tried
+        ],
+    }
+
+
 def trial_of(point: Point, slos: Sequence[Slo]) -> Trial:
     """Count the misses among the requests scheduled inside the window of an operating point.
 
@@ -96,7 +121,7 @@ def trial_of(point: Point, slos: Sequence[Slo]) -> Trial:
 
 def estimate(trials: Sequence[Trial]) -> Capacity:
     """Capacity from trials at loads that were chosen beforehand: that of the tightest limits."""
-    shares = {share for t in trials for share in t.missed}
+    shares = {share for t in trials for share in t.missed} or {SHARE}
     each = [_estimate(trials, share) for share in sorted(shares)]
     unknown = [c for c in each if c.load is None]
     return unknown[0] if unknown else min(each, key=lambda c: c.load or 0.0)

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from penstock.record import metrics, mlperf
+from penstock.record.capacity import capacity_of
+from penstock.record.price import cost
 from penstock.record.quality import quality
 from penstock.record.record import Outcome, Record
 from penstock.record.repeats import grouped, merged
-from penstock.record.run import Point, Run
+from penstock.record.run import Point, Role, Run
 from penstock.record.sentences import load_name, sentences
 from penstock.record.slo import Slo
 from penstock.record.stats import interval, of_batches, spread
@@ -30,11 +32,16 @@ UNKNOWN_LIMIT: dict[str, Any] = {
 
 def summarise(run: Run) -> dict[str, Any]:
     """Compute the summary of a run from its records; see docs/metrics.md for its shape."""
-    singles = [_point(point, run) for point in run.points]
+    # Trials are shown with the capacity that they found, and as points only if they found none.
+    shown = [i for i, p in enumerate(run.points) if p.role in (Role.MEASURED, Role.OVERLOAD)]
+    shown = shown or list(range(len(run.points)))
+    singles = {i: _point(run.points[i], run) for i in shown}
     points = []
-    for indices in grouped(run.points):
+    for places in grouped([run.points[i] for i in shown]):
+        indices = [shown[place] for place in places]
         group = [singles[i] for i in indices]
         point = merged(group) if len(group) > 1 else group[0]
+        point["cost"] = None if run.price is None else cost(run.price, point)
         reasons = [
             {**reason, "at": load_name(point["load"])}
             for single in group
@@ -43,12 +50,15 @@ def summarise(run: Run) -> dict[str, Any]:
         points.append(
             {**point, "of": indices, "verdict": {"valid": not reasons, "reasons": reasons}}
         )
-    every = [reason for point in points for reason in point["verdict"]["reasons"]]
+    claimed = [point for point in points if point["role"] != Role.OVERLOAD]
+    every = [reason for point in claimed for reason in point["verdict"]["reasons"]]
     if run.interrupted and not any(reason["code"] == "interrupted" for reason in every):
         every.append(msgspec.to_builtins(INTERRUPTED))
     return {
         "points": points,
         "verdict": {"valid": not every and bool(points), "reasons": every, "rules": run.rules},
+        "swept": msgspec.to_builtins(run.swept),
+        "capacity": capacity_of(run),
         "sentences": sentences(points),
         "target": run.target,
         "html": run.summary.get("html"),
@@ -77,6 +87,7 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
             "concurrency": point.load.concurrency,
             "rate": point.load.rate,
         },
+        "role": point.role,
         "conditions": point.conditions,
         "window": {
             "start_s": (window.start_ns - point.start_ns) / metrics.NS_PER_S,
