@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
+from penstock.cli import runs
 from penstock.cli.bench import bench
+from penstock.cli.compare import compare
 from penstock.cli.explain import explain
 from penstock.cli.serve import serve
 
@@ -17,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(bench)
+app.command()(compare)
+app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
 

@@ -38,7 +38,8 @@ class Effect(msgspec.Struct, kw_only=True):
 
     `change` is (B - A)/A, `ci95` its interval, `p` the test's own, `p_holm`
     adjusted for all tests of the comparison; the finding rests on that one.
-    `why` says why nothing was tested.
+    Both are None where neither run varies and they are equal, and where `why`
+    says why nothing was tested.
     """
 
     name: str
@@ -150,8 +151,13 @@ def _effect(measure: Measure, a: Sequence[Sample], b: Sequence[Sample]) -> Effec
         effect.why = str(reason)
         return effect
     found = difference(of_a, of_b)
-    effect.a, effect.b, effect.p = of_a.value, of_b.value, found.p
+    effect.a, effect.b = of_a.value, of_b.value
     effect.change, effect.ci95 = found.change, found.ci95
+    if of_a.se == of_b.se == 0 and of_a.value == of_b.value:
+        # No errors in either, say: nothing that could be found, so it costs no other test.
+        effect.finding = "none"
+    else:
+        effect.p = found.p
     return effect
 
 

@@ -86,13 +86,13 @@ def rule(gates: Sequence[Gate], made: Comparison) -> list[Ruling]:
 
 
 def _ruling(gate: Gate, at: str, effect: Effect, p: float | None) -> Ruling:
-    if p is None or effect.change is None:
+    if effect.change is None or (p is None and effect.finding == "not tested"):
         why = effect.why or "it is zero in A, so there is no relative change"
         failed, says = True, f"cannot be judged: {why}"
     elif not gate.beyond(effect.change):
-        failed, says = False, f"passes: {effect.change:+.1%}"
-    elif p >= ALPHA:
-        failed, says = False, f"passes: {effect.change:+.1%}, but that is within the noise"
+        failed, says = False, f"passes: {effect.change * 100:+.1f} %"
+    elif p is None or p >= ALPHA:
+        failed, says = False, f"passes: {effect.change * 100:+.1f} %, but that is within the noise"
     else:
-        failed, says = True, f"fails: {effect.change:+.1%}"
+        failed, says = True, f"fails: {effect.change * 100:+.1f} %"
     return Ruling(gate=str(gate), at=at, failed=failed, says=says)
