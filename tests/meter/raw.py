@@ -99,8 +99,15 @@ class RawServer:
         self.steps = steps
         self.written = 0
         self.url = ""
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
+
+    async def close(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+        await asyncio.gather(*filter(None, self._open.values()))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open[writer] = asyncio.current_task()
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -169,3 +176,4 @@ async def playing(*steps: Step) -> AsyncIterator[RawServer]:
         yield raw
     finally:
         server.close()
+        await raw.close()

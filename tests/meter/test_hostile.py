@@ -38,10 +38,10 @@ TIMEOUT_S = 3.0  # of a request: what hangs ends by it, and nothing else should
 
 async def ask(target, prompt="hostile"):
     record = Record(request_id="1", sched_ns=0)
-    notes = await target.send(
+    reply = await target.send(
         Ask(id="1", content=prompt, prompt_tokens=None, output_tokens=4), record
     )
-    return record, notes
+    return record, reply.caveats
 
 
 async def survive(*steps):

@@ -69,9 +69,11 @@ def read_answer(
         error = None
     output = read.usage.completion_tokens if read.usage else None
     find_growth(read.events, output)
+    # A total that is on the last event only says nothing of when its tokens came.
+    running = all(e.total is not None for e in read.events if e.said or e.unsaid)
     events: list[list[Event]] = [[] for _ in range(choices)]
     for event in read.events:
-        if event.said or event.unsaid or event.ids or (event.grown or 0) > 0:
+        if event.said or event.unsaid or event.ids or (running and (event.grown or 0) > 0):
             events[event.choice].append(event)
     records = [record, *(_sibling(record, choice) for choice in range(1, choices))]
     for r, own in zip(records, events, strict=True):
