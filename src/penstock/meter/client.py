@@ -23,7 +23,8 @@ from penstock import __version__
 from penstock.meter.link import Address, Link, TlsLink
 from penstock.meter.loop import Loop, Timer
 
-MAX_BODY = 256 * 2**20  # bytes of one response: an endless stream must end
+MAX_BODY = 256 * 2**20  # bytes of one response, head and all: an endless stream must end
+_PIECE = 100  # bytes that a piece takes beside its content
 DONE_GRACE_S = 1.0  # after [DONE], how long a server may take to end the response
 CONNECT_S = 30.0
 
@@ -137,8 +138,10 @@ class _Connection:
         self._used = False  # has been idle before its call: the server may have closed it
         self._silent = True  # no byte of the present response has come
         self._until_close = True
+        self._whole = False  # the present response is complete
         self._reusable = False
         self._size = 0
+        self._tail = b""  # the end of a piece that did not end a line
         self._link: Link | None = None
         self._parser: Any = None
         self._open = False
@@ -159,8 +162,8 @@ class _Connection:
         self._call, call.connection = call, self
         self._parser = httptools.HttpResponseParser(self)
         self._silent = self._until_close = True
-        self._reusable = False
-        self._size = 0
+        self._whole = self._reusable = False
+        self._size, self._tail = 0, b""
         limit_s = self._among.origin.timeout_s
         self._timer = self._among.loop.call_later(
             limit_s, self.fail, f"timeout: no end in {limit_s:g} s"
@@ -227,10 +230,19 @@ class _Connection:
         self._at_ns = at_ns
         exchange = self._call.exchange
         exchange.lag_ns = max(exchange.lag_ns, read_ns - at_ns)
+        self._size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.fail(f"malformed_http: {error}")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._reusable = False
+            if not self._whole:
+                self.fail(f"malformed_http: {error or 'it switches protocols'}")
+                return
+        # Only now: what follows a response in the same bytes belongs to no later call.
+        if self._whole:
+            self._finish(at_ns)
+        elif self._size > MAX_BODY:
+            self.fail(f"too_large: more than {MAX_BODY:,} bytes")
 
     def lost(self, error: OSError | None) -> None:
         """See `Receiver`."""
@@ -272,32 +284,43 @@ class _Connection:
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        if self._whole:  # a second response, which nobody asked for
+            self._reusable = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._call is None or self._whole:
+            return
         key = name.decode("latin-1").lower()
         if key in ("content-length", "transfer-encoding"):
             self._until_close = False
-        if self._call is not None:
-            self._call.exchange.headers[key] = value.decode("latin-1")
+        self._call.exchange.headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._call is not None:
+        if self._call is not None and not self._whole:
             self._call.exchange.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        if (call := self._call) is None:
+        if (call := self._call) is None or self._whole:
             return
         call.exchange.pieces.append((self._at_ns, body))
-        self._size += len(body)
-        if self._size > MAX_BODY:
-            self.fail(f"too_large: more than {MAX_BODY:,} bytes")
+        self._size += _PIECE
+        if self._tail:
+            body = self._tail + body
+        self._tail = b"" if body.endswith(b"\n") else body[-len(b"\ndata: [DONE]") :]
         # A raw line break cannot stand inside JSON, so this is the real end mark.
-        elif b"data: [DONE]" in body and (body.startswith(b"data:") or b"\ndata: [DONE]" in body):
+        if b"data: [DONE]" in body and (body.startswith(b"data:") or b"\ndata: [DONE]" in body):
             self._among.loop.call_later(DONE_GRACE_S, self._give_up_on_end, call)
 
     def on_message_complete(self) -> None:
-        if self._call is not None and (self._call.exchange.status or 0) >= 200:
+        if (call := self._call) is None or self._whole:
+            return
+        if (call.exchange.status or 0) >= 200:
+            self._whole = True
             self._reusable = bool(self._parser.should_keep_alive())
-            self._finish(self._at_ns)
+        else:  # 100 Continue and the like: the response is still to come
+            call.exchange.status, call.exchange.headers = None, {}
+            self._until_close = True
 
     def _give_up_on_end(self, call: Call) -> None:
         if self._call is call:
@@ -337,6 +360,7 @@ class Client:
         self._head = (
             f"Host: {host}:{self.origin.port}\r\nUser-Agent: penstock/{__version__}\r\n"
             f"{authorization}Accept: text/event-stream, application/json\r\n"
+            "Accept-Encoding: identity\r\n"
         )
 
     @property
