@@ -86,7 +86,7 @@ def quality(point: Point, window: Window) -> dict[str, Any] | None:
     asked = [r for r in point.records if r.task is not None]
     if not asked:
         return None
-    samples = int(point.conditions.get("samples") or 1)
+    samples = int(point.conditions.get("samples_per_prompt") or 1)
     held = votes(asked, samples)
     tasks = len({r.task for r in asked})
     wrong = Counter((r.wrong_why or "wrong").partition(":")[0] for r in asked if r.correct is False)
@@ -97,14 +97,7 @@ def quality(point: Point, window: Window) -> dict[str, Any] | None:
         "incomplete": tasks - len(held),
         "accuracy": _share([v.right for v in held]),
         "any_right": _share([v.share > 0 for v in held]),
-        "sample_accuracy": {
-            "value": float(np.mean([v.share for v in held])) if held else None,
-            "ci95": (
-                _share([v.right for v in held])["ci95"]
-                if samples == 1
-                else t_interval([v.share for v in held])
-            ),
-        },
+        "sample_accuracy": _mean_share([v.share for v in held]),
         "correct": sum(v.right for v in held),
         "correct_per_s": _per_second(held, point, window),
         "samples_right": sum(bool(r.correct) for r in asked),
@@ -137,6 +130,16 @@ def over_repeats(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | N
 def _share(which: Sequence[bool]) -> dict[str, Any]:
     n, right = len(which), sum(which)
     return {"value": right / n if n else None, "ci95": wilson(right, n)}
+
+
+def _mean_share(shares: Sequence[float]) -> dict[str, Any]:
+    if all(share in (0, 1) for share in shares):
+        return _share([share == 1 for share in shares])
+    found = t_interval(shares)
+    return {
+        "value": float(np.mean(shares)),
+        "ci95": found and [max(found[0], 0.0), min(found[1], 1.0)],
+    }
 
 
 def _per_second(held: Sequence[Vote], point: Point, window: Window) -> dict[str, Any]:

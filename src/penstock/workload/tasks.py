@@ -161,7 +161,7 @@ class TaskSet(msgspec.Struct, kw_only=True):
             asks=Asks(make, range(len(plan.asks))),
             conditions={
                 **plan.conditions,
-                "samples": self.samples,
+                "samples_per_prompt": self.samples,
                 "sampling": f"temperature {temperature:g}" if temperature else "greedy",
                 "output_tokens_asked": f"at most {max(task.max_tokens for task in self.tasks)}",
                 "output_length": "as the model likes, up to a limit",
