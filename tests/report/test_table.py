@@ -78,9 +78,11 @@ def test_conditions_that_differ_are_listed_by_point():
 
 def test_headings_name_the_load():
     points = make_run(closed_point(16, 40), open_point(2.5, 20)).summary["points"]
-    trace = {"load": {"kind": "trace", "concurrency": None, "rate": 25.53}}
-    assert [table.heading(p) for p in (*points, trace)] == [
+    trace = {"load": {"kind": "trace", "concurrency": None, "rate": 25.53}, "quality": None}
+    tasks = {**points[0], "quality": {"samples": 4}}
+    assert [table.heading(p) for p in (*points, trace, tasks)] == [
         "16 at once",
         "2.5 req/s",
         "trace, 25.5 req/s",
+        "16 at once, n = 4",
     ]

@@ -11,7 +11,7 @@ run. Colours are swapped in the style sheet for dark mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from markupsafe import Markup
 from penstock.record.metrics import errors_by_class
 from penstock.record.run import Run
 from penstock.report import figures, look, table
+from penstock.report.view import OperatingPoint, View, featured
 
 _SIZES = {"wide": (560, 300), "narrow": (350, 260)}
+_CARDS = 4  # more are a table
+_BESIDE = 6  # operating points in one table; more would not fit a page
 _DISTRIBUTIONS = {
     "ttft_from_schedule": "Time to first token, from schedule",
     "tpot": "Time per output token",
@@ -47,8 +50,44 @@ def write(run: Run, path: Path) -> None:
 
 def render(run: Run) -> str:
     """The report as one self-contained HTML page."""
-    summary = run.summary
-    points = summary["points"]
+    view = View(run)
+    points = view.summaries
+    return page(
+        "report.html.jinja",
+        summary=run.summary,
+        title=title(run),
+        view=view,
+        points=points,
+        cards=featured(points, _CARDS if len(points) <= _CARDS else 3),
+        blocks=[
+            (points[i : i + _BESIDE], table.sections(points[i : i + _BESIDE]))
+            for i in range(0, len(points), _BESIDE)
+        ],
+        overview=list(_overview(view)),
+        quality=drawn(
+            figure("Right answers against samples", "accuracy", figures.accuracy, view),
+            figure("Right answers per second", "right", figures.right_per_second, view),
+        ),
+        distributions=drawn(
+            *(
+                figure(name, key, figures.distribution, view.shown, key)
+                for key, name in _DISTRIBUTIONS.items()
+            )
+        ),
+        courses=drawn(*(_course(view, one) for one in view.shown)),
+        requests=drawn(
+            figure("First token against prompt length", "prompts", figures.prompts, view.shown),
+            figure("Whole answer against its length", "answers", figures.answers, view.shown),
+        ),
+        finished=sum(len(one.done) for one in view.shown),
+        dots=figures.DOTS,
+        errors=list(_errors(view)),
+        palette=look.palette(len(points)),
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page from a template of this package; everything in it is escaped."""
     environment = Environment(
         loader=PackageLoader("penstock.report"),
         autoescape=True,
@@ -56,32 +95,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(
-        summary=summary,
-        title=title(run),
-        points=points,
-        table=table,
-        sections=table.sections(points),
-        overview=_drawn(
-            _figure("One user's speed against throughput", "curve", figures.curve, summary),
-            _figure("The wait against throughput", "waits", figures.waits, summary),
-        ),
-        distributions=_drawn(
-            *(
-                _figure(name, key, figures.distribution, run, key)
-                for key, name in _DISTRIBUTIONS.items()
-            )
-        ),
-        courses=_drawn(
-            *(
-                _figure(table.heading(points[i]), f"course{i}", figures.timeline, point, colour)
-                for i, (point, colour) in enumerate(look.coloured(run.points))
-            ),
-            _figure("First token against prompt length", "prompts", figures.prompts, run),
-        ),
-        errors=list(_errors(run)),
-        palette=look.palette(len(points)),
-    )
+    return environment.get_template(template).render(table=table, **values)
 
 
 def title(run: Run) -> str:
@@ -93,9 +107,37 @@ def title(run: Run) -> str:
     return "unknown target"
 
 
-def _figure(
+def _overview(view: View) -> Iterator[Figure]:
+    found = table.capacity(view.summary)
+    yield from drawn(
+        figure("One user's speed against throughput", "curve", figures.curve, view),
+        figure("The wait against throughput", "waits", figures.waits, view),
+        None
+        if found is None
+        else figure("Capacity within the limits", "capacity", figures.capacity, found),
+        *(
+            figure(f"{slo} as the load rises", f"slo{i}", figures.kept, view, slo)
+            for i, slo in enumerate(view.run.slos)
+            if len(view.summaries) > 1
+        ),
+        figure("What tokens cost", "cost", figures.cost, view),
+    )
+
+
+def _course(view: View, one: OperatingPoint) -> Figure | None:
+    """Of several repeats the first: they are to be alike, and the table says how far."""
+    course = one.courses[0]
+    heading = table.heading(one.summary)
+    if len(one.courses) > 1:
+        heading += f", first of {len(one.courses)} repeats"
+    name = f"course{one.index}"
+    return figure(heading, name, figures.timeline, course, one.colour, view.run.series)
+
+
+def figure(
     title: str, name: str, draw: Callable[..., look.Chart | None], *of: Any
 ) -> Figure | None:
+    """Draw in each size; `name` is unique on the page. None where there is nothing to draw."""
     drawings = {}
     for size, (width, height) in _SIZES.items():
         chart = draw(*of, width=width, height=height)
@@ -105,18 +147,19 @@ def _figure(
     return Figure(title, drawings)
 
 
-def _drawn(*parts: Figure | None) -> list[Figure]:
+def drawn(*parts: Figure | None) -> Sequence[Figure]:
+    """The figures for which there was something to draw."""
     return [part for part in parts if part is not None]
 
 
-def _errors(run: Run) -> Iterable[dict[str, Any]]:
+def _errors(view: View) -> Iterator[dict[str, Any]]:
     """Each class of error at each point: how often, and one message as the target sent it."""
-    for summarised in run.summary["points"]:
-        records = [r for index in summarised["of"] for r in run.points[index].records]
-        for name, count in summarised["errors"]["by_class"].items():
+    for one in view.points:
+        records = [r for course in one.courses for r in course.point.records]
+        for name, count in one.summary["errors"]["by_class"].items():
             example = next(r.error for r in records if name in errors_by_class([r]))
             yield {
-                "load": table.heading(summarised),
+                "load": table.heading(one.summary),
                 "name": name,
                 "count": count,
                 "example": (example or "")[:300],

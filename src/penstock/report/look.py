@@ -24,10 +24,14 @@ COLOURS = {
     "grid": ("#e5e3dc", "#303336"),
     "accent": ("#0c6a7d", "#58c4d8"),
     "shade": ("#e3eff1", "#1b2f35"),  # the steady window
+    "warn": ("#b3402a", "#ff9b84"),  # failed requests, limits that are broken
+    "other": ("#b86a00", "#f2b35c"),  # the other run of a comparison
 }
-INK, MUTED, GRID, ACCENT, SHADE = (COLOURS[n] for n in ("ink", "muted", "grid", "accent", "shade"))
-_FAINT = ("#7fbcc9", "#478b9b")  # the lightest load ...
+INK, MUTED, GRID, ACCENT = (COLOURS[name] for name in ("ink", "muted", "grid", "accent"))
+SHADE, WARN, OTHER = (COLOURS[name] for name in ("shade", "warn", "other"))
+_FAINT = ("#63a9b8", "#478b9b")  # the lightest load ...
 _STRONG = ("#093f4c", "#b4ecf6")  # ... to the heaviest
+ROUND = ",~r"  # numbers on axes: thousands separated, no trailing zeros
 FONT = "Inter, Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
 
@@ -47,7 +51,7 @@ def _mix(low: str, high: str, share: float) -> str:
 def palette(count: int) -> list[tuple[str, str, str]]:
     """Every colour of a page about `count` operating points: name, light, dark."""
     named = [(name, light, dark) for name, (light, dark) in COLOURS.items()]
-    return named + [(f"series-{i}", light, dark) for i, (light, dark) in enumerate(ramp(count))]
+    return named + [(f"series-{i}", *both) for i, both in enumerate(ramp(count))]
 
 
 def data(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
@@ -128,11 +132,11 @@ def axis(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
     if low > 0 and high / low > 3 and len(ticks) > 1:
         return {
             "scale": alt.Scale(type="log", domain=[low, high], nice=False),
-            "axis": alt.Axis(values=ticks, format=",~r"),
+            "axis": alt.Axis(values=ticks, format=ROUND),
         }
     return {
         "scale": alt.Scale(zero=False, nice=True),
-        "axis": alt.Axis(tickCount=5),
+        "axis": alt.Axis(tickCount=5, format=ROUND),
     }
 
 

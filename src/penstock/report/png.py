@@ -8,6 +8,7 @@ import vl_convert as vlc
 
 from penstock.record.run import Run
 from penstock.report import figures, look
+from penstock.report.view import View
 
 
 def write(run: Run, path: Path) -> None:
@@ -16,7 +17,7 @@ def write(run: Run, path: Path) -> None:
     Raises `ValueError` when no operating point has both figures, and `OSError`
     where `path` cannot be written.
     """
-    chart = figures.curve(run.summary, width=720, height=400)
+    chart = figures.curve(View(run), width=720, height=400)
     if chart is None:
         raise ValueError(
             "this run has no picture: no operating point has both an output throughput and a "

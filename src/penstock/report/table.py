@@ -42,6 +42,11 @@ class Row:
     cells: list[Cell]
     detail: str = ""
 
+    @property
+    def spread(self) -> bool:
+        """Whether a cell has an interval, so that all need room for one."""
+        return any(cell.spread for cell in self.cells)
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -57,21 +62,28 @@ class Section:
 
 def heading(point: Mapping[str, Any]) -> str:
     """The load of an operating point in two or three words."""
-    load = point["load"]
+    quality = point["quality"]
+    return _load(point["load"]) + (f", n = {quality['samples']}" if quality else "")
+
+
+def _load(load: Mapping[str, Any]) -> str:
     if load["kind"] == "closed":
-        return f"{load['concurrency']} at once"
+        return f"{load['concurrency']:,} at once"
     rate = NONE if load["rate"] is None else f"{number(load['rate'])} req/s"
     return rate if load["kind"] == "open" else "trace" if rate == NONE else f"trace, {rate}"
 
 
 def sections(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -> list[Section]:
     """All figures of these points, throughput apart from latency."""
-    return [
+    every = [
         Section("One user gets", list(_user(points))),
         Section("The system gets", list(_system(points))),
+        Section("Answers", list(_answers(points))),
+        Section("It costs", list(_costs(points))),
         Section("Latency", list(_latency(points, quantiles))),
         Section("What it rests on", list(_basis(points))),
     ]
+    return [section for section in every if section.rows]
 
 
 def _user(points: Points) -> Iterator[Row]:
@@ -95,6 +107,39 @@ def _system(points: Points) -> Iterator[Row]:
     yield _row(points, "Share of limit", "%", lambda p: _percent(p["limit"]["fraction"]))
 
 
+def _answers(points: Points) -> Iterator[Row]:
+    """How good answers were, where tasks were asked."""
+    if not any(p["quality"] for p in points):
+        return
+    for key, label, unit, scale in (
+        ("accuracy", "Right, by majority", "%", 100),
+        ("any_right", "One sample right", "%", 100),
+        ("correct_per_s", "Right answers", "a second", 1),
+    ):
+        found = [(p["quality"] or {}).get(key, _NOTHING) for p in points]
+        cells = [Cell(figure(f["value"], scale), _half_width(f["ci95"], scale)) for f in found]
+        yield Row(label, unit, cells)
+    yield _row(points, "Tasks", "judged", lambda p: p["quality"] and p["quality"]["judged"])
+
+
+_NOTHING: Mapping[str, Any] = {"value": None, "ci95": None}
+_COSTS = {
+    "output_tokens": ("Output", "a million"),
+    "input_tokens": ("Input", "a million"),
+    "total_tokens": ("Both together", "a million"),
+    "request": ("Request", "each"),
+    "correct_answer": ("Right answer", "each"),
+}
+
+
+def _costs(points: Points) -> Iterator[Row]:
+    """In the currency of the price, where one was given."""
+    costs = [p.get("cost") or {} for p in points]
+    for key, (label, unit) in _COSTS.items():
+        if any(cost.get(key) is not None for cost in costs):
+            yield Row(label, unit, [Cell(figure(cost.get(key))) for cost in costs])
+
+
 def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
     for key, label in LATENCIES.items():
         known = [p[key][q] for p in points for q in quantiles if p[key][q] is not None]
@@ -103,6 +148,7 @@ def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
             cells = [
                 Cell(
                     figure(p[key][quantile], 1 if in_seconds else 1000),
+                    _half_width(p[key]["intervals"][quantile], 1 if in_seconds else 1000),
                     doubtful=0 < p[key]["n"] < p[key]["needs"][quantile],
                 )
                 for p in points
@@ -128,6 +174,61 @@ def window_kind(window: Mapping[str, Any]) -> str:
     if window["whole_run"]:
         return "whole run"
     return "steady" if window["steady"] else "drifting"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Why figures may not be claimed, for one cause: each finding, then the remedy."""
+
+    says: list[str]
+    remedy: str
+
+
+def reasons(verdict: Mapping[str, Any], most: int = 3) -> list[Reasons]:
+    """The reasons of a verdict by cause; of one that holds at many loads the first `most`."""
+    causes: dict[tuple[str, str], list[str]] = {}
+    for reason in verdict["reasons"]:
+        at = f"{reason['at']}: " if reason["at"] else ""
+        causes.setdefault((reason["code"], reason["remedy"]), []).append(at + reason["says"])
+    return [
+        Reasons(
+            says[:most] + ([f"and {len(says) - most} more"] if len(says) > most else []), remedy
+        )
+        for (_, remedy), says in causes.items()
+    ]
+
+
+def capacity(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The capacity at SLO that was searched for, if any was."""
+    found: Mapping[str, Any] | None = summary.get("capacity")
+    return found
+
+
+def findings(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences about capacity and cost, where they were asked for."""
+    said = []
+    if (found := capacity(summary)) is not None:
+        said.append(_capacity(found))
+    priced = [p for p in summary["points"] if (p.get("cost") or {}).get("output_tokens")]
+    if priced:
+        best = min(priced, key=lambda p: p["cost"]["output_tokens"])
+        each = best["cost"]["correct_answer"]
+        right = f", a right answer {figure(each)}" if each is not None else ""
+        said.append(
+            f"At {best['cost']['price']}, a million output tokens cost "
+            f"{figure(best['cost']['output_tokens'])} and a request "
+            f"{figure(best['cost']['request'])}{right} ({heading(best)})."
+        )
+    return said
+
+
+def _capacity(found: Mapping[str, Any]) -> str:
+    limits = ", ".join(found["slo"])
+    if found["load"] is None:
+        return f"The capacity under {limits} is not known: {found['reason']}."
+    between = found["ci95"]
+    range_ = f" (95 % interval {number(between[0])} to {number(between[1])})" if between else ""
+    return f"Under {limits} it carries {number(found['load'])} {found['unit']}{range_}."
 
 
 def doubts(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -> str | None:
@@ -169,12 +270,21 @@ def duration(value: float | None) -> str:
     return f"{figure(value)} s" if value >= 1 else f"{figure(value * 1000)} ms"
 
 
+def percent(share: float | None) -> str:
+    """A share as text."""
+    return NONE if share is None else f"{share * 100:.3g} %"
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else share * 100
 
 
-def _half_width(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"± {figure((interval[1] - interval[0]) / 2)}"
+def _half_width(interval: Sequence[float] | None, scale: float = 1) -> str:
+    """Two digits: an interval is not known better."""
+    if interval is None:
+        return ""
+    half = (interval[1] - interval[0]) / 2 * scale
+    return f"± {number(half)}" if half >= 100 else f"± {half:.2g}"
 
 
 def moment(started: str) -> str:

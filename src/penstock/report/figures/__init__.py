@@ -8,7 +8,22 @@ data a number is taken from.
 from __future__ import annotations
 
 from penstock.report.figures.course import timeline
-from penstock.report.figures.curve import curve, waits
-from penstock.report.figures.requests import distribution, prompts
+from penstock.report.figures.curve import cost, curve, waits
+from penstock.report.figures.limits import capacity, kept
+from penstock.report.figures.quality import accuracy, right_per_second
+from penstock.report.figures.requests import DOTS, answers, distribution, prompts
 
-__all__ = ["curve", "distribution", "prompts", "timeline", "waits"]
+__all__ = [
+    "DOTS",
+    "accuracy",
+    "answers",
+    "capacity",
+    "cost",
+    "curve",
+    "distribution",
+    "kept",
+    "prompts",
+    "right_per_second",
+    "timeline",
+    "waits",
+]
