@@ -9,6 +9,7 @@ from penstock.cli import runs
 from penstock.cli.bench import bench
 from penstock.cli.compare import compare
 from penstock.cli.explain import explain
+from penstock.cli.selftest import selftest
 from penstock.cli.serve import serve
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
+app.command()(selftest)
 
 
 @app.callback(invoke_without_command=True)

@@ -47,6 +47,11 @@ class TrueAnswer(msgspec.Struct):
     due_ns: npt.NDArray[np.int64]
     event_ns: npt.NDArray[np.int64]
 
+    @property
+    def ttft_ns(self) -> int:
+        """From the arrival of the request to the first event."""
+        return int(self.event_ns[0]) - self.arrival_ns
+
 
 class Truth(msgspec.Struct):
     """A running server; `answers` are there when it has ended."""
