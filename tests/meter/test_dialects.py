@@ -5,7 +5,9 @@ import json
 import pytest
 
 from penstock.meter.answer import read_answer
+from penstock.meter.http import HttpTarget
 from penstock.record.record import Outcome, Record
+from tests.meter.scripted import serving
 
 MS = 1_000_000
 
@@ -194,3 +196,25 @@ def test_a_choice_that_never_came_failed_alone():
 def test_a_broken_connection_fails_every_choice():
     answer = read(word(0, "stop"), word(1), choices=2, done=False, error="reset: gone")
     assert [r.error for r in answer.records] == ["reset: gone"] * 2
+
+
+@pytest.mark.parametrize(
+    ("owner", "extras"),
+    [
+        ("llamacpp", {"ignore_eos": True, "timings_per_token": True}),
+        ("sglang", {"ignore_eos": True}),
+        ("vllm", {"ignore_eos": True, "min_tokens": 4}),
+        ("somebody", {}),
+    ],
+)
+async def test_each_server_is_asked_for_what_it_can_tell(owner, extras):
+    async with serving(models=[{"id": "m", "owned_by": owner}]) as server:
+        target = await HttpTarget.open(server.url)
+        await target.close()
+    body = server.bodies[-1]
+    usual = {"model", "prompt", "max_tokens", "temperature", "stream", "stream_options"}
+    assert {key: body[key] for key in body.keys() - usual} == extras
+    assert body["stream_options"]["include_usage"] is True
+    assert body["stream_options"].get("continuous_usage_stats", False) is (
+        owner in ("sglang", "vllm")
+    )

@@ -17,14 +17,14 @@ from penstock.meter.target import Reply, TargetError, TargetInfo
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Condition
 from penstock.workload.plan import Answer, Ask
-from penstock.workload.prompts import Content
+from penstock.workload.prompts import Content, as_text
 
 Endpoint = Literal["completions", "chat"]
 PATHS: dict[Endpoint, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 
 # By `owned_by` of /v1/models: who understands what beyond OpenAI's API.
-_IGNORES_EOS = ("penstock", "sglang", "vllm")
-_USAGE_ON_EVERY_EVENT = ("penstock", "vllm")
+_IGNORES_EOS = ("llamacpp", "penstock", "sglang", "vllm")
+_USAGE_ON_EVERY_EVENT = ("penstock", "sglang", "vllm")
 
 # Refusals that may only mean "I do not know this endpoint or parameter".
 _NOT_KNOWN = ("http_400", "http_404", "http_405", "http_422", "http_501")
@@ -49,12 +49,19 @@ class HttpTarget:
     """
 
     def __init__(
-        self, client: Client, info: TargetInfo, tokenizer: Tokenizer | None, stream: bool = True
+        self,
+        client: Client,
+        info: TargetInfo,
+        tokenizer: Tokenizer | None,
+        *,
+        api_key: str | None = None,
+        stream: bool = True,
     ) -> None:
         self.client = client
         self.origin = client.origin
         self.info = info
         self.tokenizer = tokenizer
+        self.api_key = api_key
         self.stream = stream
         self.endpoint: Endpoint = "completions"
         self._extras: dict[str, Any] = {}  # body fields this server was seen to accept
@@ -85,7 +92,7 @@ class HttpTarget:
             local=_is_loopback(client.origin.host),
             facts=found.penstock or None,
         )
-        target = cls(client, info, tokenizer, stream)
+        target = cls(client, info, tokenizer, api_key=api_key, stream=stream)
         await target._try_out(found.owned_by or "", chat)
         info.conditions = target._conditions(found)
         return target
@@ -160,7 +167,7 @@ class HttpTarget:
 
     def _prompt(self, content: Content) -> dict[str, Any]:
         if self.endpoint == "completions":
-            return {"prompt": content}
+            return {"prompt": as_text(content)}
         if isinstance(content, str):
             return {"messages": [{"role": "user", "content": content}]}
         return {"messages": content}
@@ -177,6 +184,8 @@ class HttpTarget:
             most["ignore_eos"] = True
         if owner == "vllm":
             most["min_tokens"] = 0  # set for each ask
+        if owner == "llamacpp":
+            most["timings_per_token"] = True  # its running count of tokens
         endpoints: tuple[Endpoint, ...] = ("chat",) if chat else ("completions", "chat")
         errors: list[str] = []
         for self.endpoint in endpoints:
