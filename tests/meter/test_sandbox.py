@@ -29,6 +29,20 @@ def test_a_good_program_passes_and_its_output_is_shown():
     assert (result.error, result.output) == (None, "120\n")
 
 
+def test_a_program_runs_as_it_would_by_itself():
+    program = (
+        "import sys, dataclasses, typing\n"
+        "assert __name__ == '__main__' and vars(sys.modules['__main__']) is globals()\n"
+        "assert not {'main', 'lock_up', '_libc'} & set(globals())\n"
+        "@dataclasses.dataclass\nclass A:\n  x: 'B'\n"
+        "class B: pass\n"
+        "assert typing.get_type_hints(A) == {'x': B}\n"
+    )
+    assert run(program).error is None
+    # Annotations are evaluated, as they are without a __future__ import.
+    assert run("def f(x: Nowhere): pass").error.startswith("NameError")
+
+
 @pytest.mark.parametrize(
     ("program", "error"),
     [

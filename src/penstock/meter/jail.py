@@ -24,6 +24,7 @@ import platform
 import resource
 import struct
 import sys
+import types
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -257,8 +258,11 @@ def main() -> None:
         tell(lost=", ".join(missing))
         os._exit(1)
     try:
-        code = compile(order["program"], "answer.py", "exec")
-        exec(code, {"__name__": "__main__"})
+        # Not under this file's own __future__ imports, nor among its names.
+        code = compile(order["program"], "answer.py", "exec", dont_inherit=True)
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        sys.argv = ["answer.py"]
+        exec(code, module.__dict__)
     except SystemExit:
         tell(error="SystemExit: the program left before its tests were over")
     except BaseException as error:  # whatever an answer may raise, it is a wrong answer
