@@ -114,8 +114,8 @@ def _read_whole(pieces: Sequence[tuple[int, bytes]], choices: int) -> _Read:
 
 
 def _take(read: _Read, at_ns: int, data: bytes) -> None:
-    if data.strip() in (b"", b"[DONE]"):
-        read.done = read.done or bool(data.strip())
+    if not data.startswith(b"{") and (end := data.strip()) in (b"", b"[DONE]"):
+        read.done = read.done or bool(end)
         return
     if read.done or read.error:
         return
@@ -124,10 +124,13 @@ def _take(read: _Read, at_ns: int, data: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         read.error = f"malformed_event: {error}, in {brief(data[:80].decode('utf-8', 'replace'))}"
         return
-    if failure := chunk.failure():
-        read.error = f"server_error: {failure}"
-    read.usage = chunk.usage or read.usage
-    read.timings = chunk.timings or read.timings
+    if chunk.error or chunk.object == "error":
+        read.error = f"server_error: {chunk.failure()}"
+    usage, timings = chunk.usage, chunk.timings
+    read.usage = usage or read.usage
+    read.timings = timings or read.timings
+    # One count for several choices of one event tells nothing of each.
+    alone = len(chunk.choices or ()) == 1
     for choice in chunk.choices or ():
         index = choice.index or 0
         if not 0 <= index < read.choices:
@@ -135,22 +138,20 @@ def _take(read: _Read, at_ns: int, data: bytes) -> None:
             return
         if choice.finish_reason:
             read.finish[index] = choice.finish_reason
-        delta = choice.delta or choice.message
-        said = choice.text or (delta.said() if delta else "")
-        unsaid = delta.unsaid() if delta else ""
+        said, unsaid = choice.text or "", ""
+        if delta := choice.delta or choice.message:
+            said, unsaid = delta.said(), delta.unsaid()
         ids = len(choice.token_ids) if choice.token_ids is not None else None
         total = None
-        # One count for several choices of one event tells nothing of each.
-        if len(chunk.choices or ()) == 1:
-            if chunk.usage is not None:
-                total = chunk.usage.completion_tokens
-            elif chunk.timings is not None:
-                total = chunk.timings.predicted_n
+        if alone and usage is not None:
+            total = usage.completion_tokens
+        elif alone and timings is not None:
+            total = timings.predicted_n
         if choice.meta_info is not None:
             total = choice.meta_info.completion_tokens
             read.cached = choice.meta_info.cached_tokens
         if said or unsaid or ids or (total or 0) > read.totals.get(index, 0):
-            logprobs = choice.logprob_tokens()
+            logprobs = choice.logprobs.count() if choice.logprobs else None
             read.events.append(Event(at_ns, index, said, unsaid, ids, logprobs, total))
             read.totals[index] = total or 0
 

@@ -86,13 +86,21 @@ class Delta(msgspec.Struct):
         if isinstance(self.content, list):
             thought += "".join(_part(part, "thinking") for part in self.content)
         calls = self.tool_calls or []
+        if not calls and self.function_call is None:
+            return thought
         functions = [c.function for c in (calls if isinstance(calls, list) else [calls])]
         return thought + "".join(f.text() for f in [*functions, self.function_call] if f)
 
 
-class _Logprobs(msgspec.Struct):
+class Logprobs(msgspec.Struct):
+    """Log probabilities of an event's tokens."""
+
     tokens: list[Any] | None = None  # completions
     content: list[Any] | None = None  # chat
+
+    def count(self) -> int | None:
+        """How many tokens they are of."""
+        return len(self.tokens or self.content or ()) or None
 
 
 class Choice(msgspec.Struct):
@@ -104,14 +112,8 @@ class Choice(msgspec.Struct):
     message: Delta | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None  # vLLM, penstock
-    logprobs: _Logprobs | None = None
+    logprobs: Logprobs | None = None
     meta_info: MetaInfo | None = None
-
-    def logprob_tokens(self) -> int | None:
-        """How many tokens the log probabilities are of."""
-        if self.logprobs is None:
-            return None
-        return len(self.logprobs.tokens or self.logprobs.content or ()) or None
 
 
 class Chunk(msgspec.Struct):
@@ -124,11 +126,9 @@ class Chunk(msgspec.Struct):
     object: Any = None
     message: Any = None  # beside "object": "error", as SGLang and older vLLM have it
 
-    def failure(self) -> str | None:
-        """What went wrong on the server, if this says that something did."""
-        if self.error:
-            return brief(self.error)
-        return brief(self.message) if self.object == "error" else None
+    def failure(self) -> str:
+        """What went wrong on the server, where this says that something did."""
+        return brief(self.error or self.message)
 
 
 read_chunk = msgspec.json.Decoder(Chunk).decode

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 from tokenizers import Tokenizer
@@ -43,13 +45,11 @@ def find_growth(events: Sequence[Event], usage_total: int | None) -> None:
     totals = [event.total for event in events if event.total is not None]
     if not totals:
         return
-    by_choice: dict[int, int] = {}
-    for event in events:
-        by_choice[event.choice] = by_choice.get(event.choice, 0) + 1
+    by_choice = Counter(event.choice for event in events)
     shared = (
         len(by_choice) > 1
-        and totals == sorted(totals)
         and totals[-1] == usage_total
+        and totals == sorted(totals)
         and len(set(totals)) > max(by_choice.values())
     )
     before: dict[int, int] = {}
@@ -173,12 +173,14 @@ _HIDDEN = "reasoning tokens were counted and never sent: they lie on no event"
 
 def told(events: Sequence[Event]) -> Laid | None:
     """Tokens on each event as the events themselves tell, and which way."""
-    for name, counts in (
-        ("event usage", [e.grown for e in events]),
-        ("token ids", [e.ids for e in events]),
-        ("logprobs", [e.logprobs for e in events]),
+    for name, field in (
+        ("event usage", attrgetter("grown")),
+        ("token ids", attrgetter("ids")),
+        ("logprobs", attrgetter("logprobs")),
     ):
-        known = [count for count in counts if count is not None and 0 <= count <= MOST]
+        if field(events[0]) is None:
+            continue
+        known = [count for count in map(field, events) if count is not None and count >= 0]
         if len(known) == len(events) and 0 < sum(known) <= MOST:
             return known, name
     return None
