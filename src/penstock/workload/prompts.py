@@ -83,8 +83,13 @@ class CutPrompts:
     @property
     def description(self) -> str:
         """See `Prompts`."""
+        return f"unique, {self.cut}"
+
+    @property
+    def cut(self) -> str:
+        """How, and from what, the text is cut."""
         count = "token count" if self.exact else f"{self.characters_per_token:.2f} characters/token"
-        return f"unique, cut by {count} from {self.source}"
+        return f"cut by {count} from {self.source}"
 
     def sample(self, characters: int) -> str:
         """A typical piece of the text, from its middle, for counting its tokens."""

@@ -12,7 +12,7 @@ from penstock.record.run import Load
 from penstock.workload.arrivals import Arrival
 from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Ask, Asks, Plan
-from penstock.workload.prompts import Prompts
+from penstock.workload.prompts import CutPrompts, Prompts
 from penstock.workload.sessions import Recorded
 from penstock.workload.shapes import Maker, Plain, Shape, Want, plain_ask
 from penstock.workload.traces import Trace, clip
@@ -97,7 +97,7 @@ class Source(msgspec.Struct, kw_only=True):
             "output_tokens_asked": lengths,
         }
         if trace.blocks:
-            plan.conditions["workload"] = "prefixes shared as the trace says"
+            self._tell(plan, "prefixes shared as the trace says")
         return _warm(plan, _tenth(len(trace)) if warmup is None else warmup)
 
     def _drawn(self, load: Load, at_s: npt.NDArray[np.float64], arrival: str) -> Plan:
@@ -122,7 +122,7 @@ class Source(msgspec.Struct, kw_only=True):
         plan.notes = notes
         plan.conditions["arrival"] = arrival
         if shape.description:
-            plan.conditions["workload"] = shape.description
+            self._tell(plan, shape.description)
         if lengths:
             plan.conditions |= {"prompt_tokens_asked": lengths, "output_tokens_asked": lengths}
         return plan
@@ -150,6 +150,12 @@ class Source(msgspec.Struct, kw_only=True):
         if self.context is None or not self.prompts.sized:
             return None
         return self.context if self.prompts.exact else self.context * 3 // 4
+
+    def _tell(self, plan: Plan, sharing: str) -> None:
+        """Say what prompts share: they are no longer unique, and caches may help."""
+        prompts = self.prompts
+        cut = prompts.cut if isinstance(prompts, CutPrompts) else prompts.description
+        plan.conditions["prompts"] = f"{sharing}; {cut}"
 
     def _maker(self) -> Maker:
         return Maker(prompts=self.prompts, seed=self.seed, context=self._room(), n=self.n)
