@@ -14,7 +14,7 @@ SHARE = 0.99
 
 def single_server(
     rate: float, limit_s: float, seconds: float, seed: int
-) -> tuple[float, Callable[[float], Awaitable[Trial]]]:
+) -> tuple[float, Callable[[float, bool], Awaitable[Trial]]]:
     """One server, Poisson arrivals, exponential service at `rate`: M/M/1, first come first served.
 
     The time from arrival to end is exponential with rate - load, so a share q
@@ -23,7 +23,7 @@ def single_server(
     """
     rng = np.random.default_rng(seed)
 
-    async def trial(load: float) -> Trial:
+    async def trial(load: float, designed: bool) -> Trial:
         arrived = np.cumsum(rng.exponential(1 / load, int(load * seconds)))
         needs = rng.exponential(1 / rate, len(arrived))
         free, late = 0.0, 0
@@ -36,10 +36,10 @@ def single_server(
     return rate + math.log(1 - SHARE) / limit_s, trial
 
 
-def cliff(at: float, requests: int = 200) -> Callable[[float], Awaitable[Trial]]:
+def cliff(at: float, requests: int = 200) -> Callable[[float, bool], Awaitable[Trial]]:
     """Serves everybody up to a load, and beyond it nobody."""
 
-    async def trial(load: float) -> Trial:
+    async def trial(load: float, designed: bool) -> Trial:
         return Trial(load, requests, {SHARE: 0 if load <= at else requests})
 
     return trial

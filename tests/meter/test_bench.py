@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from penstock.meter.bench import Options, Progress, bench
+from penstock.meter.bench import Progress, bench
 from penstock.meter.http import HttpTarget
+from penstock.meter.options import Options
 from penstock.record.record import Outcome
 from penstock.record.slo import parse_slos
+from penstock.workload.arrivals import Poisson
 from penstock.workload.lengths import parse_lengths
 from tests.meter.scripted import Script, serving
 
@@ -104,7 +106,7 @@ async def test_errors_never_raise_throughput():
 
 async def test_poisson_load_is_sent_as_planned():
     async with serving() as server:
-        run = await measure(server.url, rates=(50.0,), requests=100)
+        run = await measure(server.url, arrivals=(Poisson(50.0),), requests=100)
     point = run.points[0]
     assert [r.sched_ns for r in point.records] == sorted(r.sched_ns for r in point.records)
     late = sorted((r.sent_ns - r.sched_ns) * 1e-9 for r in point.records)
@@ -141,7 +143,7 @@ async def test_an_azure_trace_is_clipped_to_the_context(tmp_path):
     async with serving(models=models) as server:
         run = await measure(server.url, trace=trace, speed=50)
         sizes = [len(body["prompt"]) for body in server.bodies]
-    assert run.points[0].conditions["arrival"] == "as recorded, 50 times as fast"
+    assert run.points[0].conditions["arrival"] == "as recorded (Azure), 50 times as fast"
     assert run.summary["points"][0]["completed"] == 10
     assert any("context of 150 tokens: 4 of 10" in note for note in run.summary["notes"])
     assert max(sizes) <= 2000

@@ -34,9 +34,9 @@ async def test_a_cliff_is_found_between_two_trials(at):
 async def test_slots_are_whole(at):
     tried = []
 
-    async def trial(load):
+    async def trial(load, designed):
         tried.append(load)
-        return await cliff(at)(load)
+        return await cliff(at)(load, designed)
 
     found = estimate(await find(trial, 1.0, whole=True))
     assert all(load == int(load) >= 1 for load in tried)

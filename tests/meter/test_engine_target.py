@@ -2,7 +2,8 @@
 
 import pytest
 
-from penstock.meter.bench import Options, bench
+from penstock.meter.bench import bench
+from penstock.meter.options import Options
 from penstock.record.record import Outcome, Record
 from penstock.workload.lengths import parse_lengths
 from penstock.workload.plan import Ask

@@ -18,10 +18,12 @@ import typer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from penstock.meter.bench import Options, Progress
+    from penstock.meter.bench import Progress
     from penstock.meter.driver import Drive
+    from penstock.meter.options import Options
     from penstock.meter.target import Target
     from penstock.record.run import Run
+    from penstock.workload.arrivals import Arrival
 
 EMBEDDED = "embedded"
 T = TypeVar("T")
@@ -48,9 +50,28 @@ def bench(
         str | None,
         typer.Option(help="Open loop instead: Poisson arrivals per second, comma-separated."),
     ] = None,
+    arrival: Annotated[
+        str | None,
+        typer.Option(
+            help="Open loop instead, by another law: constant:5, gamma:5,0.5 (shape; below 1 is "
+            "burstier than Poisson), ramp:1-20,60, spike:2,20,10-15, diurnal:5,0.8,3600."
+        ),
+    ] = None,
+    workload: Annotated[
+        str,
+        typer.Option(
+            help="What is asked: plain, prefix:GROUPS,TOKENS, rag:DOCUMENTS,TOKENS, "
+            "sessions:TURNS,THINK or agent; or a preset with lengths, load and limits: "
+            "voice, chat, coding, batch."
+        ),
+    ] = "plain",
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples of each prompt.")] = 1,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Open loop instead: arrivals and lengths of a trace in Azure's CSV."),
+        typer.Option(
+            help="Open loop instead: arrivals, lengths and shared prefixes of a trace (Azure, "
+            "BurstGPT, Mooncake, agentic coding, or the directory of a run)."
+        ),
     ] = None,
     speed: Annotated[float, typer.Option(help="Replay the trace so many times as fast.")] = 1.0,
     limit: Annotated[
@@ -176,33 +197,58 @@ def bench(
     run early and reports what there is. Exits 1 if no request finished, 130 if
     interrupted.
     """
-    from penstock.meter.bench import Options
+    from penstock.meter.options import Options
     from penstock.meter.target import TargetError
     from penstock.record.slo import parse_slos
+    from penstock.workload.arrivals import parse_arrival
     from penstock.workload.lengths import parse_lengths
+    from penstock.workload.presets import parse_workload
 
-    _refuse_idle(context_, target, rate, trace, prompts, tasks=tasks)
+    if rate is not None and arrival is not None:
+        raise typer.BadParameter("choose one of them", param_hint="--rate and --arrival")
+    given = _given(context_)
+    law = "--rate" if rate is not None else "--arrival" if arrival is not None else None
+    waits = trace is not None and trace.exists() and _read("--trace", _has_sessions, str(trace))
+    _refuse_idle(given, target, law, trace, prompts, tasks=tasks, trace_waits=waits)
     for option, path in (("--prompts", prompts), ("--trace", trace), ("--tokenizer", tokenizer)):
-        if path is not None and not path.exists():
+        # A trace may be one operating point of a run: runs/x#2.
+        if path is not None and not Path(str(path).partition("#")[0]).exists():
             raise typer.BadParameter(f"{path} does not exist", param_hint=option)
+    asked = _read("--workload", parse_workload, workload)
+    arrivals = _read("--rate", _rates, rate) if rate is not None else ()
+    if arrival is not None:
+        arrivals = (_read("--arrival", parse_arrival, arrival),)
+    elif asked.arrival and rate is None and "concurrency" not in given:
+        arrivals = (asked.arrival,)
+    slots = concurrency or ("16" if tasks else str(asked.concurrency or "1,16"))
     options = Options(
-        concurrency=_read("--concurrency", _counts, concurrency or ("16" if tasks else "1,16")),
-        rates=_read("--rate", _rates, rate) if rate is not None else (),
+        concurrency=_read("--concurrency", _counts, slots),
+        arrivals=arrivals,
+        workload=asked,
+        n=n,
         trace=trace,
         speed=_read("--speed", _positive, str(speed)),
         limit=limit,
         requests=requests,
         duration_s=None if duration is None else _read("--duration", _positive, str(duration)),
         tokens=max_tokens_total,
-        input_len=_read("--input-len", parse_lengths, input_len),
-        output_len=_read("--output-len", parse_lengths, output_len),
+        input_len=_read(
+            "--input-len",
+            parse_lengths,
+            input_len if "input_len" in given else str(asked.input_len or input_len),
+        ),
+        output_len=_read(
+            "--output-len",
+            parse_lengths,
+            output_len if "output_len" in given else str(asked.output_len or output_len),
+        ),
         prompts=prompts,
         think_s=think,
         warmup=warmup,
         context=context,
         seed=seed,
         salt=salt,
-        slos=tuple(_read("--slo", parse_slos, slo)),
+        slos=tuple(_read("--slo", parse_slos, slo or asked.slos)),
         rules=rules,
         tasks=tasks,
         samples=_read("--samples", _counts, samples),
@@ -233,37 +279,58 @@ def bench(
         raise typer.Exit(1)
 
 
-def _refuse_idle(
-    context: typer.Context,
-    target: str | None,
-    rate: str | None,
-    trace: Path | None,
-    prompts: Path | None,
-    *,
-    tasks: str | None,
-) -> None:
-    """Refuse what was given and would change nothing."""
-    if rate is not None and trace is not None:
-        raise typer.BadParameter("choose one of them", param_hint="--rate and --trace")
-    in_process = target is not None and target.startswith("engine:")
-    given = {
+def _given(context: typer.Context) -> set[str]:
+    """Which options were written, rather than left at their defaults."""
+    return {
         name
         for name in context.params
         if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
     }
+
+
+def _has_sessions(trace: str) -> bool:
+    """Whether a trace's requests wait for answers, so that it needs a load of its own."""
+    from penstock.workload.traces import read_trace
+
+    return read_trace(Path(trace), limit=1).sessions is not None
+
+
+def _refuse_idle(
+    given: set[str],
+    target: str | None,
+    law: str | None,
+    trace: Path | None,
+    prompts: Path | None,
+    *,
+    tasks: str | None,
+    trace_waits: bool,
+) -> None:
+    """Refuse what was given and would change nothing; `law` is the option of an open loop."""
+    timed = trace is not None and not trace_waits
+    if law is not None and timed:
+        raise typer.BadParameter("choose one of them", param_hint=f"{law} and --trace")
+    in_process = target is not None and target.startswith("engine:")
     for idle, why, names in (
-        (rate or trace, "belongs to a closed loop, without --rate or --trace", "concurrency think"),
+        (
+            law or timed,
+            "belongs to a closed loop, without --rate, --arrival or --trace",
+            "concurrency think",
+        ),
         (not trace, "belongs to a --trace", "speed"),
         (not trace and not tasks, "belongs to a --trace or to --tasks", "limit"),
         (not tasks, "belongs to --tasks", "samples few_shot temperature unsafe_sandbox"),
         (
             tasks,
             "has no use with --tasks (how many of them: --limit)",
-            "trace requests input_len output_len prompts salt",
+            "trace requests input_len output_len prompts salt workload n",
         ),
-        (trace, "is set by the trace (how much of it: --limit)", "requests input_len output_len"),
+        (
+            trace,
+            "is set by the trace (how much of it: --limit)",
+            "requests input_len output_len workload",
+        ),
         (prompts and prompts.suffix == ".jsonl", "is set by the file of --prompts", "input_len"),
-        (in_process, "belongs to a server, not to an engine in this process", "chat timeout"),
+        (in_process, "belongs to a server, not to an engine in this process", "chat timeout n"),
         (in_process or not target, "belongs to the address of a server", "model api_key"),
     ):
         for name in names.split():
@@ -475,8 +542,10 @@ def _counts(text: str) -> tuple[int, ...]:
     return counts
 
 
-def _rates(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(","))
+def _rates(text: str) -> tuple[Arrival, ...]:
+    from penstock.workload.arrivals import Poisson
+
+    return tuple(Poisson(_positive(part)) for part in text.split(","))
 
 
 def _positive(text: str) -> float:

@@ -2,83 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import secrets
+import contextlib
 import subprocess
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
-import numpy as np
 from tokenizers import Tokenizer
 
-from penstock import __version__
-from penstock.meter import sandbox
+from penstock.meter import capacity, sandbox
 from penstock.meter.check import grade_records
 from penstock.meter.driver import Drive, Limits
-from penstock.meter.machine import describe
-from penstock.meter.target import Target, TargetInfo
-from penstock.predict import hardware
-from penstock.predict.limit import limit_for
-from penstock.record import metrics
+from penstock.meter.http import HttpTarget
+from penstock.meter.options import Options
+from penstock.meter.plans import Plans
+from penstock.meter.point import point_of, set_limits
+from penstock.meter.power import metering
+from penstock.meter.scrape import scraping
+from penstock.meter.sweep import Seen, sweep
+from penstock.meter.target import Target
+from penstock.record.capacity import Trial, estimate, trial_of
 from penstock.record.mlperf import parse_rules
-from penstock.record.record import Outcome
-from penstock.record.run import Condition, Load, Point, Run
-from penstock.record.slo import Slo
+from penstock.record.run import Point, Role, Run
 from penstock.record.summary import summarise
-from penstock.workload.arrivals import Poisson
-from penstock.workload.evals import open_tasks
-from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Plan
-from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
-from penstock.workload.source import Source
-from penstock.workload.tasks import TaskSet
-from penstock.workload.traces import read_trace
-
-# Bounds that hold unless told otherwise, so that no run is endless or ruinous.
-DURATION_S = 30.0
-LONGEST_S = 600.0  # where the number of requests was given instead, and for traces
-TOKENS = 2_000_000
-LATE_MS = 10.0  # a send this long after its time is worth a word
-_SAMPLE = 2000  # characters sent to learn how many make a token
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure. None means: as is usual for the rest of the options."""
-
-    concurrency: tuple[int, ...] = (1, 16)
-    rates: tuple[float, ...] = ()  # requests/s
-    trace: Path | None = None
-    speed: float = 1.0  # of the trace
-    limit: int | None = None  # requests taken from the trace, or tasks asked
-    requests: int | None = None  # at each operating point
-    duration_s: float | None = None  # of the load at each operating point
-    tokens: int = TOKENS  # prompt and output, over the whole run
-    input_len: Lengths = Lengths(kind="uniform", a=64, b=256)
-    output_len: Lengths = Lengths(kind="uniform", a=32, b=160)
-    prompts: Path | None = None
-    think_s: float = 0.0
-    warmup: int | None = None  # requests
-    context: int | None = None  # tokens, prompt and output; None: as the target says
-    seed: int = 0
-    salt: str | None = None
-    slos: tuple[Slo, ...] = ()
-    rules: str | None = None  # stricter rules that the verdict holds the run to
-    tasks: str | None = None  # whose answers are graded; see `open_tasks`
-    samples: tuple[int, ...] = (1,)  # of each task, an operating point each
-    few_shot: int | None = None  # examples shown before each task
-    temperature: float | None = None  # of tasks; None: greedy if all are asked once, else 0.8
-    unsafe_sandbox: bool = False  # run answers as programs though nothing holds them
-
-    @property
-    def limit_s(self) -> float:
-        """How long the load of one operating point may last."""
-        if self.duration_s is not None:
-            return self.duration_s
-        counted = self.requests is not None or self.trace is not None or self.tasks is not None
-        return LONGEST_S if counted else DURATION_S
 
 
 class Progress:
@@ -86,7 +33,8 @@ class Progress:
 
     def __init__(self) -> None:
         self.drive: Drive | None = None  # of the operating point under way
-        self.point = self.points = 0
+        self.point = self.points = 0  # 0 points: nobody knows how many there will be
+        self.doing = ""  # "sweep", "capacity", the name of a target
         self.graded = self.to_grade = 0  # answers that take long, when the load is over
         self.interrupted = False
 
@@ -97,267 +45,282 @@ class Progress:
             self.drive.interrupt()
 
 
+class Ended(Exception):
+    """There is to be no further operating point: interrupted, out of tokens, or out of workers."""
+
+
 async def bench(
     target: Target,
     options: Options,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Measure `target` at every operating point and summarise.
+    """Measure `target` at every operating point, or search for them, and summarise.
 
     `tokenizer` is the target's own, where it is at hand. Raises `ValueError`
-    for a file or a length that cannot be used.
+    for a file or a length that cannot be used, `OSError` for what cannot be
+    read or started; once there are records, they are kept and the run notes why
+    it ended.
     """
     progress = progress or Progress()
-    info = target.info
-    if options.rules is not None:
-        parse_rules(options.rules, info.model or "unknown")
-    run = Run(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        target={"kind": info.kind, "name": info.name, "model": info.model, "facts": info.facts},
-        points=[],
-        slos=list(options.slos),
-        rules=options.rules,
-    )
-    tasks = _tasks(options, target)
-    if tasks is None:
-        plans = list(_plans(await _source(target, options, tokenizer), options))
-    else:
-        plans = list(_task_plans(tasks, options))
-    progress.points = len(plans)
-    # Points of tasks have as many requests as they have samples.
-    parts = [len(plan.asks) if tasks else 1 for plan in plans]
-    for progress.point, plan in enumerate(plans, 1):
-        tokens = options.tokens * parts[progress.point - 1] // sum(parts)
-        limits = Limits(duration_s=options.limit_s, tokens=tokens)
-        progress.drive = Drive(target, plan, limits)
-        if progress.interrupted:
-            break
-        await progress.drive.run()
-        run.points.append(_point(progress.drive, info))
-    if tasks is not None:
-        run.notes += await _grade(run.points, plans, tasks, options, progress)
-    run.interrupted = progress.interrupted
-    if run.interrupted:
-        run.notes.append(
-            f"interrupted: {len(run.points)} of {len(plans)} operating points were begun, "
-            "the last is incomplete"
-        )
-    if options.context is None and info.context is None:
-        run.notes.append("the model's context is unknown, so no length was clipped; see --context")
-    try:
-        _set_limits(run.points, info)
-    except (OSError, subprocess.SubprocessError) as error:
-        run.notes.append(f"this machine could not be measured, so limits are unknown: {error}")
-    run.summary = summarise(run)
-    return run
+    running = await Running.open(target, options, tokenizer, progress)
+    async with running.watched():
+        with contextlib.suppress(Ended):
+            if "sweep" in options.search:
+                await running.sweep()
+            if "capacity" in options.search:
+                await running.capacity()
+            if not options.search:
+                await running.given()
+    return await running.finish()
 
 
-def _tasks(options: Options, target: Target) -> TaskSet | None:
-    """The tasks to ask, if any; raises `ValueError` for those that cannot be, or not safely."""
-    if options.tasks is None:
-        return None
-    if options.trace is not None:
-        raise ValueError("tasks are asked at a rate or in a closed loop, not by a trace")
-    tasks = open_tasks(
-        options.tasks, limit=options.limit, few_shot=options.few_shot, seed=options.seed
-    )
-    tasks.chat = target.info.chat
-    if tasks.runs_code and not options.unsafe_sandbox:
-        sandbox.require()  # now, not when the answers are there
-    return tasks
-
-
-def _task_plans(tasks: TaskSet, options: Options) -> Iterator[Plan]:
-    """The same tasks at every number of samples, so that the points can be compared."""
-    temperature = options.temperature
-    if temperature is None:
-        temperature = 0.8 if max(options.samples) > 1 else 0.0
-    for samples in options.samples:
-        asked = msgspec.structs.replace(tasks, samples=samples)
-        source = Source(
-            prompts=asked,
-            input_len=options.input_len,
-            output_len=options.output_len,
-            seed=options.seed,
-        )
-        for plan in _plans(source, msgspec.structs.replace(options, requests=asked.requests)):
-            yield asked.sample(plan, temperature, options.seed)
-
-
-async def _grade(
-    points: Sequence[Point],
-    plans: Sequence[Plan],
-    tasks: TaskSet,
+async def bench_both(
+    targets: Sequence[Target],
     options: Options,
-    progress: Progress,
-) -> list[str]:
-    """Grade the answers; returns what to note of it. Records are kept whatever happens."""
-    by_id = {task.id: task for task in tasks.tasks}
-    for point, plan in zip(points, plans, strict=False):
-        asks = {ask.id: ask for ask in plan.asks}
-        for record in point.records:
-            ask = asks[record.request_id]
-            record.task, record.sample = ask.task, ask.sample
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Measure targets in alternation: one operating point of each, then the next.
 
-    def go_on(graded: int, of: int) -> bool:
-        progress.graded, progress.to_grade = graded, of
-        return not progress.interrupted
+    What changes over time, a machine that grows warm or busy, then meets them
+    alike. Every other repeat runs the other way round (ABBA). Lengths and
+    arrivals are the same for all of them; prompts are not, in case two of them
+    share a cache. Raises as `bench` does.
+    """
+    progress = progress or Progress()
+    each = [await Running.open(target, options, tokenizer, progress) for target in targets]
+    async with contextlib.AsyncExitStack() as stack:
+        for running in each:
+            await stack.enter_async_context(running.watched())
+        with contextlib.suppress(Ended):
+            for repeat in range(options.repeats):
+                rows = list(zip(*(list(running.plans.given()) for running in each), strict=True))
+                progress.points = options.repeats * len(rows) * len(each)
+                for plans in rows:
+                    turns = list(zip(each, plans, strict=True))
+                    for running, plan in reversed(turns) if repeat % 2 else turns:
+                        progress.doing = running.target.info.name
+                        share = options.budget // progress.points
+                        await running.measure(plan, Role.MEASURED, repeat, share)
+    return [await running.finish() for running in each]
 
-    try:
-        await grade_records(
-            [record for point in points for record in point.records],
-            by_id,
-            chat=tasks.chat,
-            unsafe=options.unsafe_sandbox,
-            go_on=go_on,
+
+class Running:
+    """A run under way: measures operating points, one after the other."""
+
+    def __init__(self, target: Target, plans: Plans, run: Run, progress: Progress) -> None:
+        self.target = target
+        self.plans = plans
+        self.options = plans.options
+        self.run = run
+        self.progress = progress
+        self._left = self.options.budget  # tokens
+        self._measured: list[Plan] = []  # of the run's points, in their order
+
+    @classmethod
+    async def open(
+        cls, target: Target, options: Options, tokenizer: Tokenizer | None, progress: Progress
+    ) -> Running:
+        """Read and check everything before the first request is sent."""
+        info = target.info
+        if options.rules is not None:
+            parse_rules(options.rules, info.model or "unknown")
+        if "capacity" in options.search and not options.slos:
+            raise ValueError("capacity is the load up to which limits are met; give them: --slo")
+        run = Run(
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            target={"kind": info.kind, "name": info.name, "model": info.model, "facts": info.facts},
+            points=[],
+            slos=list(options.slos),
+            rules=options.rules,
+            price=options.price,
         )
-    except (OSError, RuntimeError, BrokenProcessPool) as error:
-        return [f"grading broke off, so not every answer is graded: {error}"]
-    if not tasks.runs_code:
-        return []
-    return [f"answers were run in a sandbox that {sandbox.protections()}"]
+        return cls(target, await Plans.open(target, options, tokenizer), run, progress)
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Read the server's metrics page and this machine's energy counters meanwhile."""
+        told = self.run.target
+        async with contextlib.AsyncExitStack() as stack:
+            power = await stack.enter_async_context(metering()) if self.target.info.local else None
+            page = None
+            if isinstance(self.target, HttpTarget):
+                page = await stack.enter_async_context(
+                    scraping(self.target.info.name, api_key=self.target.api_key)
+                )
+            try:
+                yield
+            finally:
+                await stack.aclose()
+                if page is not None:
+                    self.run.series += page.series
+                    told["metrics_page"] = page.why_not if not page.series else "read every second"
+                if power is not None:
+                    self.run.series += power.series
+                    told["energy"] = "; ".join(power.why_not) if not power.series else "counted"
+
+    async def given(self) -> None:
+        """The operating points that the options name, the whole row of them for each repeat."""
+        first = list(self.plans.given())
+        self.progress.points = len(first) * self.options.repeats
+        # Points of tasks have as many requests as they have samples.
+        sizes = [len(plan.asks) if self.plans.tasks else 1 for plan in first]
+        whole = sum(sizes) * self.options.repeats
+        for repeat in range(self.options.repeats):
+            plans = list(self.plans.given()) if repeat else first
+            for plan, again, size in zip(first, plans, sizes, strict=True):
+                again.load = plan.load  # a rate is a float: repeats must share it to the bit
+                await self.measure(
+                    again, Role.MEASURED, repeat, self.options.budget * size // whole
+                )
+
+    async def sweep(self) -> None:
+        """Climb the load past saturation; see `meter.sweep`."""
+        self.progress.doing = "sweep"
+        climbed: list[tuple[float, Point]] = []
+
+        async def measure(load: float) -> Seen | None:
+            try:
+                point = await self.measure(self.plans.at(load), Role.MEASURED)
+            except Ended:
+                return None
+            climbed.append((load, point))
+            return _seen(load, point)
+
+        swept = await sweep(measure, self._start(), whole=not self.options.arrivals)
+        self.run.swept = swept
+        for load, point in climbed:
+            if swept.best is not None and load > swept.best:
+                point.role = Role.OVERLOAD
+        self.run.points.sort(key=lambda point: point.load.concurrency or point.load.rate or 0.0)
+
+    async def capacity(self) -> None:
+        """Search for the load up to which the limits are met, then measure there."""
+        self.progress.doing = "capacity"
+        slos = self.options.slos
+
+        async def measure(load: float, designed: bool) -> Trial:
+            role = Role.TRIAL if designed else Role.BRACKET
+            trial = trial_of(await self.measure(self.plans.at(load), role), slos)
+            return msgspec.structs.replace(trial, load=load)
+
+        swept = self.run.swept
+        start = swept.best if swept is not None and swept.best else self._start()
+        closed = not self.options.arrivals
+        try:
+            trials = await capacity.find(measure, start, whole=closed, seed=self.options.seed)
+        except capacity.Unsettled as error:
+            self.run.unsettled = str(error)
+            return
+        except Ended:
+            self.run.unsettled = "the search was ended early"
+            raise
+        if found := estimate(trials).load:
+            load = max(1.0, float(int(found))) if closed else found
+            await self.measure(self.plans.at(load), Role.MEASURED)
+
+    def _start(self) -> float:
+        arrivals = self.options.arrivals
+        return (
+            arrivals[0].mean_rate(self.options.limit_s)
+            if arrivals
+            else float(self.options.slots[0])
+        )
+
+    async def measure(
+        self, plan: Plan, role: Role, repeat: int = 0, tokens: int | None = None
+    ) -> Point:
+        """One operating point, kept in the run.
+
+        `tokens` bounds it, the rest of the run's if None. Raises `Ended` instead
+        of beginning one that is not to be.
+        """
+        if self.progress.interrupted or self._left <= 0:
+            raise Ended
+        if self.options.workload.slos or self.options.workload.why:
+            plan.conditions["preset"] = self.options.workload.name
+        limits = Limits(
+            duration_s=self.options.limit_s, tokens=min(tokens or self._left, self._left)
+        )
+        self.progress.point += 1
+        self.progress.drive = drive = Drive(self.target, plan, limits, self.options.workers)
+        try:
+            await drive.run()
+        except OSError as error:
+            if not self.run.points:
+                raise
+            self.run.notes.append(f"ended early: {error}")
+            raise Ended from error
+        self._left -= drive.tokens
+        point = point_of(drive, self.target.info, role, repeat)
+        self.run.points.append(point)
+        self._measured.append(plan)
+        return point
+
+    async def finish(self) -> Run:
+        """Grade, hold against the hardware's limits, summarise."""
+        run, progress, info = self.run, self.progress, self.target.info
+        if self.plans.tasks is not None:
+            run.notes += await self._grade()
+        run.interrupted = progress.interrupted
+        if run.interrupted:
+            begun = f"{len(run.points)} operating points"
+            if progress.points:
+                begun = f"{progress.point} of {progress.points} operating points"
+            run.notes.append(f"interrupted: {begun} were begun, the last is incomplete")
+        if self.options.context is None and info.context is None:
+            run.notes.append(
+                "the model's context is unknown, so no length was clipped; see --context"
+            )
+        try:
+            set_limits(run.points, info)
+        except (OSError, subprocess.SubprocessError) as error:
+            run.notes.append(f"this machine could not be measured, so limits are unknown: {error}")
+        run.summary = summarise(run)
+        return run
+
+    async def _grade(self) -> list[str]:
+        """Grade the answers; returns what to note of it. Records are kept whatever happens."""
+        tasks, progress, points = self.plans.tasks, self.progress, self.run.points
+        assert tasks is not None
+        by_id = {task.id: task for task in tasks.tasks}
+        for point, plan in zip(points, self._measured, strict=True):
+            asks = {ask.id: ask for ask in plan.asks}
+            for record in point.records:
+                ask = asks[record.request_id]
+                record.task, record.sample = ask.task, ask.sample
+
+        def go_on(graded: int, of: int) -> bool:
+            progress.graded, progress.to_grade = graded, of
+            return not progress.interrupted
+
+        try:
+            await grade_records(
+                [record for point in points for record in point.records],
+                by_id,
+                chat=tasks.chat,
+                unsafe=self.options.unsafe_sandbox,
+                go_on=go_on,
+            )
+        except (OSError, RuntimeError) as error:
+            return [f"grading broke off, so not every answer is graded: {error}"]
+        if not tasks.runs_code:
+            return []
+        return [f"answers were run in a sandbox that {sandbox.protections()}"]
 
 
-async def _source(target: Target, options: Options, tokenizer: Tokenizer | None) -> Source:
-    salt = options.salt or secrets.token_hex(4)
-    if options.prompts is None:
-        prompts = held_out_stdlib(salt=salt, seed=options.seed, tokenizer=tokenizer)
-    else:
-        prompts = from_file(options.prompts, salt=salt, seed=options.seed, tokenizer=tokenizer)
-    if isinstance(prompts, CutPrompts) and tokenizer is None:
-        sample = prompts.sample(_SAMPLE)
-        tokens = await target.count_prompt(sample) or 0
-        if len(sample) / 12 < tokens < len(sample):  # else that count is not to be believed
-            prompts.characters_per_token = len(sample) / tokens
-    context = options.context or target.info.context
-    if context is not None and tokenizer is not None:
-        # What a chat template adds to every prompt must fit as well.
-        bare = len(tokenizer.encode("a").ids)
-        context -= max(0, (await target.count_prompt("a") or bare) - bare)
-    return Source(
-        prompts=prompts,
-        input_len=options.input_len,
-        output_len=options.output_len,
-        seed=options.seed,
-        context=context,
+def _seen(load: float, point: Point) -> Seen:
+    """What a sweep asks of a point."""
+    figures = summarise(Run(started="", target={}, points=[point]))["points"][0]
+    rate = figures["output_throughput"]
+    if rate["value"] is None:
+        rate = figures["request_throughput"]
+    return Seen(
+        load=load,
+        throughput=rate["value"],
+        ci95=rate["ci95"],
+        answered=figures["request_throughput"]["value"],
+        wait_s=figures["ttft_from_schedule"]["p50"],
+        failed=figures["errors"]["count"] / max(1, len(point.records)),
     )
-
-
-def _plans(source: Source, options: Options) -> Iterator[Plan]:
-    """Plans for all operating points, made before any is run."""
-    seconds, warmup = options.limit_s, options.warmup
-    if options.trace is not None:
-        yield source.replay(read_trace(options.trace, options.limit), options.speed, warmup)
-        return
-    # More would only run into the token limit.
-    affordable = math.ceil(options.tokens / (options.input_len.mean + options.output_len.mean))
-    for rate in options.rates:
-        yield source.open(
-            Poisson(rate),
-            count=options.requests,
-            seconds=None if options.requests else seconds,
-            warmup=warmup,
-        )
-    for slots in () if options.rates else options.concurrency:
-        # Enough that time runs out first: two answers a slot and second, thirty at least.
-        plenty = min(math.ceil(seconds * max(30, 2 * slots)), affordable)
-        yield source.closed(slots, options.requests or plenty, warmup, options.think_s)
-
-
-def _point(drive: Drive, info: TargetInfo) -> Point:
-    plan, records = drive.plan, drive.records
-    assert drive.stop_ns is not None
-    unique = str(plan.conditions.get("prompts")).startswith("unique")
-    return Point(
-        load=plan.load,
-        start_ns=drive.start_ns,
-        stop_ns=drive.stop_ns,
-        end_ns=drive.end_ns,
-        warmup=plan.warmup,
-        conditions={**info.conditions, **plan.conditions, **_seen(drive, info)},
-        notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
-        shares_prefixes=not unique,
-        interrupted=drive.interrupted,
-        records=records,
-    )
-
-
-def _seen(drive: Drive, info: TargetInfo) -> dict[str, Condition]:
-    """Conditions that only the run itself could show."""
-    done = metrics.finished(drive.records)
-    prompt = [r.prompt_tokens for r in done if r.prompt_tokens is not None]
-    output = [r.output_tokens for r in done if r.output_tokens is not None]
-    cached = [r.cached_tokens for r in done if r.cached_tokens is not None]
-    late_ms = _late_ms(drive)
-    share = f"{sum(cached) / max(sum(prompt), 1):.1%} of prompt tokens were found in the cache"
-    return {
-        "prompt_tokens_mean": round(float(np.mean(prompt)), 1) if prompt else "unknown",
-        "output_tokens_mean": round(float(np.mean(output)), 1) if output else "unknown",
-        "cache": share if cached else "unknown",
-        "send_delay_p99_ms": "unknown" if late_ms is None else round(late_ms, 3),
-        "repeats": 1,
-        "client": f"penstock {__version__}, one process"
-        + (" on the same machine" if info.local else f" on {describe()}"),
-    }
-
-
-def _notes(drive: Drive) -> Iterator[str]:
-    sent, asked = len(drive.records), len(drive.plan.asks)
-    closed = drive.plan.load.kind == "closed"
-    if drive.stopped_by is not None and not (closed and "time limit" in drive.stopped_by):
-        yield f"stopped by {drive.stopped_by}: {sent} of {asked} requests were sent"
-    if closed and asked < (slots := drive.plan.load.concurrency or 1):
-        yield f"{asked} requests cannot fill {slots} slots; give more --requests"
-    cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in drive.records)
-    if cut:
-        yield f"{cut} requests were cut at the end and do not count as work"
-    if (late_ms := _late_ms(drive) or 0.0) > LATE_MS:
-        yield (
-            f"one request in a hundred was sent {late_ms:.0f} ms late or more: "
-            "this client was busy, or slow to connect"
-        )
-    short = sum(
-        (r.output_tokens or r.output_tokens_asked or 0) < (r.output_tokens_asked or 0)
-        for r in metrics.finished(drive.records)
-    )
-    if short and drive.plan.asks[0].sampling is None:
-        yield f"{short} of {drive.done} answers are shorter than asked"
-    for caveat, count in drive.caveats.items():
-        yield f"{caveat} ({count} of {drive.done} answers)"
-
-
-def _late_ms(drive: Drive) -> float | None:
-    """How long after their time requests were sent, warm-up apart: 99th percentile."""
-    measured = drive.records[drive.plan.warmup :]
-    late = [r.sent_ns - r.sched_ns for r in measured if r.sent_ns is not None]
-    return float(np.quantile(late, 0.99)) * 1e-6 if late else None
-
-
-def _set_limits(points: Sequence[Point], info: TargetInfo) -> None:
-    """Hold every point against what the hardware allows, where model and machine are known."""
-    machine = None
-    if info.local and info.facts is not None and str(info.facts["device"]).startswith("cpu"):
-        # Now, when the load is over: measuring would disturb it, and be disturbed.
-        machine = hardware.measure(info.facts["weight_bytes"], (info.facts["dtype"],))
-    for point in points:
-        done = [r for r in metrics.finished(point.records) if r.prompt_tokens and r.output_tokens]
-        if not done:
-            continue
-        output = sum(r.output_tokens or 0 for r in done)
-        prompt = sum(r.prompt_tokens or 0 for r in done)
-        cached = sum(r.cached_tokens or 0 for r in done)
-        point.limit = limit_for(
-            info.facts,
-            msgspec.to_builtins(point.load),
-            mean_context_tokens=(prompt + output / 2) / len(done),
-            input_per_output=(prompt - cached) / output,
-            hardware=machine,
-        )
-        point.conditions["limit_basis"] = point.limit["basis"]
-
-
-def _name(load: Load) -> str:
-    if load.kind == "closed":
-        return f"{load.concurrency} at once"
-    return "trace" if load.kind == "trace" else f"{load.rate:g} requests/s"

@@ -29,7 +29,7 @@ class Unsettled(Exception):
 
 
 async def find(
-    trial: Callable[[float], Awaitable[Trial]],
+    trial: Callable[[float, bool], Awaitable[Trial]],
     start: float,
     *,
     whole: bool,
@@ -37,14 +37,15 @@ async def find(
 ) -> list[Trial]:
     """Run the trials, and return those that `estimate` may use.
 
-    `start` is the first load; `whole` keeps loads to whole numbers (slots of a
-    closed loop). Raises `Unsettled` if no load passes, or none fails.
+    `trial` takes the load, and whether the trial is one of those. `start` is
+    the first load; `whole` keeps loads to whole numbers (slots of a closed
+    loop). Raises `Unsettled` if no load passes, or none fails.
     """
     low, high = await _bracket(trial, start, whole)
     centre, rng, trials = math.sqrt(low * high), np.random.default_rng(seed), list[Trial]()
     for _ in range(DESIGNS):
         for load in rng.permutation(np.repeat(_design(centre, whole), REPEATS)).tolist():
-            trials.append(await trial(load))
+            trials.append(await trial(load, True))
         found = estimate(trials)
         if found.load is not None and found.ci95 is not None:
             if abs(found.load / centre - 1) <= 1.5 * SPREAD:
@@ -57,12 +58,12 @@ async def find(
 
 
 async def _bracket(
-    trial: Callable[[float], Awaitable[Trial]], start: float, whole: bool
+    trial: Callable[[float, bool], Awaitable[Trial]], start: float, whole: bool
 ) -> tuple[float, float]:
     """A load that passed and a higher one that failed, close together."""
     low, high, load = 0.0, math.inf, start
     for _ in range(CLIMBS):
-        if (await trial(load)).passes():
+        if (await trial(load, False)).passes():
             low = load
         else:
             high = load
@@ -78,7 +79,7 @@ async def _bracket(
         middle = math.sqrt(low * high)
         if whole:
             middle = min(max(float(round(middle)), low + 1), high - 1)
-        if (await trial(middle)).passes():
+        if (await trial(middle, False)).passes():
             low = middle
         else:
             high = middle
