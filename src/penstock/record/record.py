@@ -55,6 +55,11 @@ class Record(msgspec.Struct, kw_only=True):
     counted_by: str | None = None  # who counted `output_tokens`: "server usage", "token ids", ...
     laid_by: str | None = None  # how `event_tokens` was found: "event usage", ..., "evenly"
 
+    # Of a turn of a session: which, and on the last one how it ended: completed, given_up, broken.
+    session: str | None = None
+    turn: int = 0
+    session_end: str | None = None
+
     # Of a request that was a task's: which, its sample, what was said, and the grade.
     task: str | None = None
     sample: int = 0

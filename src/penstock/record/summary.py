@@ -17,6 +17,7 @@ from penstock.record.record import Outcome, Record
 from penstock.record.repeats import grouped, merged
 from penstock.record.run import Point, Role, Run
 from penstock.record.sentences import load_name, sentences
+from penstock.record.sessions import sessions
 from penstock.record.slo import Slo
 from penstock.record.stats import interval, of_batches, spread
 from penstock.record.steady import SLICES, Window, steady_window, whole_run
@@ -116,6 +117,7 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
         "words_per_second": _per_user([s * words for s in speeds] if words is not None else []),
         "goodput": _goodput(wanted, slos, window),
         "quality": quality(point, window),
+        "sessions": sessions(point, window),
         "errors": {"count": sum(errors.values()), "by_class": errors},
         "completed": outcomes[Outcome.FINISHED],
         "cancelled": outcomes[Outcome.CANCELLED],
