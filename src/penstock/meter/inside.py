@@ -100,8 +100,11 @@ class Inside:
                 drive.cut(record)
                 raise
             drive.end(record, reply)
-            follower = ask.follow(reply.answer) if ask.follow is not None else None
+            if ask.follow is None:
+                return record
+            follower = ask.follow(reply.answer)
             if not isinstance(follower, Ask):
+                record.session_end = follower.value
                 return record
             ask = follower
             wanted_ns = (record.end_ns or monotonic_ns()) + int(ask.think_s * 1e9)
