@@ -69,7 +69,8 @@ class _Worker:
         self.waiting = 0  # dealt, and not yet begun
         self.spent = self.lost = False
         self.ready = asyncio.Event()
-        self.socket, theirs = socket.socketpair()
+        self._writer: asyncio.StreamWriter | None = None
+        self._socket, theirs = socket.socketpair()
         with theirs:
             # A session of its own: Ctrl-C is for the driver, which still wants the answers.
             self.process = subprocess.Popen(
@@ -80,19 +81,22 @@ class _Worker:
             )
 
     async def connect(self) -> None:
-        self.reader, self._writer = await asyncio.open_unix_connection(sock=self.socket)
+        """Open the line to it."""
+        self.reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
 
     @property
     def under_way(self) -> list[Record]:
+        """Of the requests it has sent and not reported the end of."""
         return [out.record for out in self.outs.values() if out.record is not None]
 
     def order(self, *orders: Order) -> None:
-        if not self.lost:
+        """Say something to it, if it is there."""
+        if self._writer is not None and not self.lost:
             self._writer.write(b"".join(map(frame, orders)))
 
     async def dismiss(self) -> str:
         """Hang up and wait for its end; how it ended."""
-        self._writer.close()
+        (self._writer or self._socket).close()
         try:
             code = await asyncio.to_thread(self.process.wait, _CUT_S)
         except subprocess.TimeoutExpired:
@@ -223,6 +227,7 @@ class Crew:
         follower = ask.follow(reply.answer)
         end_ns = record.end_ns or monotonic_ns()
         if not isinstance(follower, Ask):
+            record.session_end = follower.value
             worker.order(Free(end_ns))
         elif drive.stop_ns is None:
             number = next(self._numbers)

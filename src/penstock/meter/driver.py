@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Coroutine
 from time import monotonic_ns
 from typing import Protocol
 
@@ -108,25 +109,32 @@ class Drive:
 
         Raises `OSError` if a worker process cannot be started.
         """
-        limits = self.limits
+        timer = None
         try:
-            await self._sender.open()
-            self.start_ns = monotonic_ns() + self._sender.lead_ns
-            left_s = limits.duration_s + (self.start_ns - monotonic_ns()) * 1e-9
-            timer = asyncio.get_running_loop().call_later(left_s, self._time_is_up)
-            self._load = asyncio.create_task(self._sender.run())
-            if self.interrupted:
-                self._load.cancel()
-            await asyncio.wait({self._load}, timeout=left_s + limits.drain_s)
-            timer.cancel()
+            await self._see_through(self._sender.open())
+            self.start_ns = self.stop_ns or monotonic_ns() + self._sender.lead_ns
+            if not self.interrupted:
+                left_s = self.limits.duration_s + self._sender.lead_ns * 1e-9
+                timer = asyncio.get_running_loop().call_later(left_s, self._time_is_up)
+                await self._see_through(self._sender.run(), left_s + self.limits.drain_s)
         finally:
-            if self._load is not None:
-                self._load.cancel()
-                await asyncio.wait({self._load})
+            if timer is not None:
+                timer.cancel()
             await self._sender.close()
         self.stop()
         self.end_ns = monotonic_ns()
         self.records.sort(key=lambda record: record.sched_ns)
+
+    async def _see_through(
+        self, work: Coroutine[None, None, None], most_s: float | None = None
+    ) -> None:
+        """Do it to its end, an interruption, or the end of its time."""
+        self._load = asyncio.create_task(work)
+        try:
+            await asyncio.wait({self._load}, timeout=most_s)
+        finally:
+            self._load.cancel()
+            await asyncio.wait({self._load})
         if not self._load.cancelled():
             self._load.result()
 
@@ -157,6 +165,8 @@ class Drive:
             sched_ns=sched_ns,
             prompt_tokens_asked=ask.prompt_tokens,
             output_tokens_asked=ask.output_tokens,
+            session=ask.session,
+            turn=ask.turn,
         )
         self.records.append(record)
         self.begun += 1
