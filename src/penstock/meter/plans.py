@@ -102,10 +102,12 @@ def _tasks(options: Options, name: str, target: Target) -> TaskSet:
     """The tasks to ask; raises `ValueError` for those that cannot be, or not safely."""
     if options.trace is not None:
         raise ValueError("tasks are asked at a rate or in a closed loop, not by a trace")
+    if options.search:
+        raise ValueError("tasks are asked at given loads; leave the search for a load out")
     tasks = open_tasks(name, limit=options.limit, few_shot=options.few_shot, seed=options.seed)
     tasks.chat = target.info.chat
-    if tasks.runs_code and not options.unsafe_sandbox:
-        sandbox.require()  # now, not when the answers are there
+    if tasks.runs_code:  # now, not when the answers are there
+        sandbox.protections() if options.unsafe_sandbox else sandbox.require()
     return tasks
 
 
