@@ -1,7 +1,7 @@
 """A server that plays a script of bytes, pauses and breaks on a raw socket.
 
-To an ask whose prompt is "hostile" it plays the script; to any other it
-answers well, with four tokens on four events.
+To an ask whose prompt names a script it plays that; to any other it answers
+well, with four tokens on four events.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from enum import Enum, auto
 
 
@@ -94,9 +94,12 @@ def page(status: int, body: bytes, kind: str = "application/json", **headers: st
     ).encode("latin-1") + body
 
 
+TOO_LONG = page(413, b'{"error": "too long"}', Connection="close")
+
+
 class RawServer:
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self.steps = steps
+    def __init__(self, scripts: Mapping[str, Sequence[Step]]) -> None:
+        self.scripts = scripts
         self.written = 0
         self.url = ""
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
@@ -113,22 +116,24 @@ class RawServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(_lengths(head), 0)
                 if length > 2**20:  # such a body is refused before it is read
-                    writer.write(self.steps[0])
+                    writer.write(TOO_LONG)
                     await writer.drain()
                     break
                 body = await reader.readexactly(length)
                 if head.startswith(b"GET"):
                     models = json.dumps({"data": [{"id": "m", "owned_by": "raw"}]}).encode()
                     writer.write(page(200, models))
-                elif b'"hostile"' not in body:
+                elif (steps := self.scripts.get(json.loads(body)["prompt"])) is None:
                     writer.write(chunked(*words(), usage()))
-                elif not await self._play(reader, writer):
+                elif not await self._play(steps, reader, writer):
                     break
         writer.close()
 
-    async def _play(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _play(
+        self, steps: Sequence[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Whether the connection lives on."""
-        for step in self.steps:
+        for step in steps:
             match step:
                 case Endless():
                     while True:
@@ -168,8 +173,8 @@ def _lengths(head: bytes) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def playing(*steps: Step) -> AsyncIterator[RawServer]:
-    raw = RawServer(steps)
+async def playing(scripts: Mapping[str, Sequence[Step]]) -> AsyncIterator[RawServer]:
+    raw = RawServer(scripts)
     server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
     raw.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

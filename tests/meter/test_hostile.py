@@ -9,9 +9,11 @@ import gzip
 import pytest
 
 from penstock.meter import client
+from penstock.meter.driver import Drive, Limits
 from penstock.meter.http import HttpTarget
 from penstock.record.record import Outcome, Record
-from penstock.workload.plan import Ask
+from penstock.record.run import Load
+from penstock.workload.plan import Ask, Plan
 from tests.meter.raw import (
     CHUNKED,
     DONE,
@@ -46,7 +48,7 @@ async def ask(target, prompt="hostile"):
 
 async def survive(*steps):
     """What came of a hostile request, when the next one had ended well."""
-    async with asyncio.timeout(TIMEOUT_S + 30), playing(*steps) as server:
+    async with asyncio.timeout(TIMEOUT_S + 30), playing({"hostile": steps}) as server:
         target = await HttpTarget.open(server.url, timeout_s=TIMEOUT_S)
         record, notes = await ask(target)
         after, _ = await ask(target, "kind")
@@ -457,7 +459,7 @@ async def test_what_a_fault_left_is_kept_as_waste():
 
 
 async def test_a_large_prompt_refused_before_it_was_read():
-    async with playing(page(413, b'{"error": "too long"}', Connection="close")) as server:
+    async with playing({}) as server:
         target = await HttpTarget.open(server.url, timeout_s=TIMEOUT_S)
         record, _ = await ask(target, "x" * 20_000_000)
         await target.close()
@@ -467,10 +469,39 @@ async def test_a_large_prompt_refused_before_it_was_read():
 
 
 async def test_a_burst_of_503_fails_alone():
-    async with playing(page(503, b'{"error": "busy"}'), Do.KEEP) as server:
+    async with playing({"hostile": [page(503, b'{"error": "busy"}'), Do.KEEP]}) as server:
         target = await HttpTarget.open(server.url, timeout_s=TIMEOUT_S)
         both = [ask(target, prompt) for prompt in ["hostile", "kind"] * 20]
         answers = await asyncio.gather(*both)
         await target.close()
     outcomes = [record.outcome for record, _ in answers]
     assert outcomes == [Outcome.FAILED, Outcome.FINISHED] * 20
+
+
+async def test_all_of_it_at_once_through_worker_processes():
+    scripts = {
+        **FOUR_TOKENS,
+        **{name: [*steps, Do.KEEP] for name, (steps, *_) in COUNTED.items()},
+        **{name: steps for name, (steps, _) in ERRORS.items() if "endless" not in name},
+    }
+    prompts = [prompt for name in scripts for prompt in (name, "kind")]
+    asks = [
+        Ask(id=str(i), content=prompt, prompt_tokens=None, output_tokens=4, at_s=i * 0.02)
+        for i, prompt in enumerate(prompts)
+    ]
+    plan = Plan(load=Load(kind="open", rate=50.0), asks=asks, warmup=0)
+    async with playing(scripts) as server:
+        target = await HttpTarget.open(server.url, timeout_s=TIMEOUT_S)
+        drive = Drive(target, plan, Limits(duration_s=120.0, drain_s=10.0), workers=2)
+        await drive.run()
+        await target.close()
+    assert (drive.stopped_by, drive.missing) == (None, [])
+    records = {int(record.request_id): record for record in drive.records}
+    assert len(drive.records) == len(records) == len(asks)
+    for i, prompt in enumerate(prompts):
+        if prompt not in ERRORS:
+            assert records[i].outcome is Outcome.FINISHED, (prompt, records[i].error)
+        else:
+            assert records[i].error.startswith(ERRORS[prompt][1]), prompt
+        if prompt == "kind" or prompt in FOUR_TOKENS:
+            assert records[i].event_tokens == [1, 1, 1, 1], prompt
