@@ -1,10 +1,11 @@
 """The window opens under load, and leaves out ramp and drain."""
 
 import numpy as np
+import pytest
 
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Load, Point
-from penstock.record.steady import steady_window
+from penstock.record.steady import settled, steady_window
 
 S = 10**9
 
@@ -113,3 +114,51 @@ def test_an_overloaded_open_loop_is_not_steady():
     window = steady_window(point)
     assert not window.steady
     assert "wait for the first token" in window.reason
+
+
+def test_what_still_shows_the_start_is_left_out():
+    """Ten seconds of a slow start after the warm-up, of sixty."""
+    records = []
+    for slot in range(4):
+        at = 0.0
+        while at < 60:
+            gap = 0.02 * (3 if at < 10 else 1)
+            events = [int((at + 0.05 + i * gap) * S) for i in range(25)]
+            records.append(
+                Record(
+                    request_id=f"{slot}-{at}",
+                    outcome=Outcome.FINISHED,
+                    sched_ns=int(at * S),
+                    sent_ns=int(at * S),
+                    first_ns=events[0],
+                    last_ns=events[-1],
+                    end_ns=events[-1],
+                    event_ns=events,
+                    event_tokens=[1] * 25,
+                    output_tokens=25,
+                )
+            )
+            at = events[-1] / S
+    point = Point(
+        load=Load(kind="closed", concurrency=4),
+        start_ns=0,
+        stop_ns=60 * S,
+        end_ns=61 * S,
+        warmup=4,
+        records=sorted(records, key=lambda r: r.sched_ns),
+    )
+    window = steady_window(point)
+    assert 9 * S < window.start_ns < 13 * S
+    assert window.trimmed_s == pytest.approx(window.start_ns / S - 1.49, abs=0.01)
+    assert window.steady
+
+
+def test_mser_cuts_a_transient_and_nothing_else():
+    rng = np.random.default_rng(4)
+    steady = rng.normal(10, 1, 100)
+    assert settled([3.0] * 12 + steady.tolist()) in range(10, 16)
+    assert settled([5.0] * 40) == 0
+    assert settled(np.linspace(0, 10, 60).tolist()) == 0  # a drift is not a start
+    assert settled([1.0] * 9) == 0
+    cuts = [settled(rng.normal(10, 1, 40).tolist()) for _ in range(200)]
+    assert np.mean(cuts) < 4  # a tenth
