@@ -11,7 +11,7 @@ from penstock.record.measures import MEASURES, Measure, Sample, Untestable, esti
 from penstock.record.repeats import grouped
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.sentences import load_name
-from penstock.record.stats import BATCHES, Interval, difference, holm
+from penstock.record.stats import BATCHES, LONG_BATCHES, Interval, difference, holm
 
 ALPHA = 0.05  # chance of finding any difference where there is none
 # Each further test asks more of all others, so what nearly says the same is left out.
@@ -138,8 +138,8 @@ def _test(repeats_a: int, repeats_b: int) -> str:
             "about normal"
         )
     return (
-        f"Welch's t over {BATCHES} batches within a run, taken to be nearly independent; what "
-        "changes from run to run it cannot see, which --repeats can"
+        f"Welch's t over {LONG_BATCHES} to {BATCHES} batches within a run, taken to be nearly "
+        "independent; what changes from run to run it cannot see, which --repeats can"
     )
 
 

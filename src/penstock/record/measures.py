@@ -16,7 +16,7 @@ from penstock.record.record import Outcome, Record
 from penstock.record.run import Point
 from penstock.record.slo import Slo
 from penstock.record.stats import (
-    BATCHES,
+    LONG_BATCHES,
     NEEDS,
     QUANTILES,
     Estimate,
@@ -115,7 +115,7 @@ def estimate(samples: Sequence[Sample], name: str) -> Estimate:
     else:
         made = _of_one(samples[0], name)
     if made is None:
-        raise Untestable(f"fewer than two values in each of {BATCHES} batches")
+        raise Untestable(f"fewer than two values in each of {LONG_BATCHES} batches")
     return made
 
 

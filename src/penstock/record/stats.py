@@ -19,7 +19,9 @@ from scipy import stats as st
 
 Interval = list[float]  # [low, high]
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-BATCHES = 10  # Schmeiser (1982): more than 10 to 30 gain little, and are less independent
+# Schmeiser (1982): more batches than 10 to 30 gain little and are less independent. A
+# percentile wants longer ones.
+BATCHES, LONG_BATCHES = 20, 10
 
 
 class Spread(TypedDict):
@@ -87,7 +89,9 @@ def of_batches(parts: Sequence[float], value: float | None = None) -> Estimate |
     Simulation Modeling and Analysis, 9.5.3; spread about the whole rather than
     about the parts' mean ("sectioning"), Asmussen & Glynn, Stochastic
     Simulation, III.5; the correction for batches too short to be independent,
-    Tafazzoli & Wilson, Skart, IIE Transactions 43 (2011).
+    Tafazzoli & Wilson, Skart, IIE Transactions 43 (2011), here with r freed of
+    its bias in short series, (r + 1/b)/(1 - 3/b) (Kendall, Biometrika 41
+    (1954)), without which slow swings would pass for differences.
     """
     b = len(parts)
     if b < 2:
@@ -102,8 +106,11 @@ def _inflation(parts: npt.NDArray[np.float64]) -> float:
     """How much more the mean of correlated parts varies than that of independent ones."""
     off = parts - parts.mean()
     total = float((off**2).sum())
-    r = float((off[1:] * off[:-1]).sum()) / total if total else 0.0
-    return (1 + r) / (1 - r) if r > 0 else 1.0
+    if total == 0 or len(parts) <= 3:
+        return 1.0
+    r = (float((off[1:] * off[:-1]).sum()) / total + 1 / len(parts)) / (1 - 3 / len(parts))
+    r = min(max(r, 0.0), 0.9)
+    return (1 + r) / (1 - r)
 
 
 def of_series(
@@ -113,10 +120,13 @@ def of_series(
 ) -> Estimate | None:
     """A statistic of a correlated series, `values` in the order in which they happened.
 
-    Consecutive values form equal batches (see `of_batches`); what fills none is
-    left out of them at the front. None with fewer than two values a batch.
+    Consecutive values form `batches` equal batches (see `of_batches`), or
+    `LONG_BATCHES` where they are too few; what fills none is left out of them
+    at the front. None with fewer than two values in each of those.
     """
     parts = batched(values, batches)
+    if parts is None:
+        parts = batched(values, LONG_BATCHES)
     if parts is None:
         return None
     whole = float(statistic(np.asarray(values, dtype=float)))
@@ -177,7 +187,7 @@ def of_percentile(values: Sequence[float], name: str) -> Estimate | None:
     """One of `QUANTILES` of a correlated series; None with fewer samples than it needs."""
     if len(values) < NEEDS[name]:
         return None
-    return of_series(values, lambda part: float(np.quantile(part, QUANTILES[name])))
+    return of_series(values, lambda part: float(np.quantile(part, QUANTILES[name])), LONG_BATCHES)
 
 
 @dataclass(frozen=True, slots=True)

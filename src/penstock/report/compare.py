@@ -46,9 +46,9 @@ def show(made: Comparison, rulings: Sequence[Ruling], console: Console) -> None:
 
 def _table(pair: Pair) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    grid.add_column(Text(f"  {pair.at.capitalize()}", "cyan"))
-    for name in ("A", "B", "B against A", "95 % interval"):
-        grid.add_column(name, justify="right")
+    grid.add_column(Text(f"  {pair.at.capitalize()}", "cyan"), no_wrap=True)
+    for name in ("A", "B", "change", "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("")
     for effect in pair.effects:
         grid.add_row(f"  {effect.name}", *cells(effect), Text(words(effect), style(effect)))
@@ -66,10 +66,10 @@ def style(effect: Effect) -> str:
 
 
 def cells(effect: Effect) -> list[str]:
-    """Both values, the change and its interval, as text."""
+    """Both values (throughputs per second), the change and its interval, as text."""
     low_high = NONE
     if effect.ci95 is not None:
-        low_high = f"{effect.ci95[0] * 100:+.1f} to {effect.ci95[1] * 100:+.1f} %"
+        low_high = f"{effect.ci95[0] * 100:+.1f} to {effect.ci95[1] * 100:+.1f}"
     change = NONE if effect.change is None else f"{effect.change * 100:+.1f} %"
     return [_value(effect.a, effect.unit), _value(effect.b, effect.unit), change, low_high]
 
@@ -79,7 +79,7 @@ def _value(value: float | None, unit: str) -> str:
         return NONE
     if unit == "s":
         return duration(value)
-    return f"{value * 100:.2f} %" if unit == "share" else f"{figure(value)} {unit}"
+    return f"{value * 100:.2f} %" if unit == "share" else figure(value)
 
 
 def words(effect: Effect) -> str:
@@ -89,8 +89,7 @@ def words(effect: Effect) -> str:
     if effect.finding == "none":
         alone = effect.p is not None and effect.p < ALPHA
         return "no difference shown" + (", given how much was tested" if alone else "")
-    size = "" if effect.change is None else f" by {abs(effect.change) * 100:.1f} %"
-    return f"B is {effect.finding}{size}"
+    return f"B is {effect.finding}"
 
 
 def note(made: Comparison) -> str:

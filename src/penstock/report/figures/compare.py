@@ -55,7 +55,7 @@ def _effects(rows: list[dict[str, Any]], prefix: str) -> alt.LayerChart:
         base.mark_circle(size=64, opacity=1).encode(
             x=alt.X("change:Q", scale=x, title="% change of B against A"), color=colour
         ),
-        title=f"{prefix}change and 95 % interval; coloured where a difference was found",
+        title=f"{prefix}95 % intervals; colour: a difference found",
     )
 
 
