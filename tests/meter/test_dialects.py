@@ -186,6 +186,38 @@ def test_token_ids_divide_usage_among_choices_eos_included():
     assert answer.notes == []
 
 
+@pytest.mark.parametrize("timings", [True, False])
+@pytest.mark.parametrize("chat", [True, False])
+def test_llama_cpp_counts_each_choice_apart(chat, timings):
+    def said(index, tokens, finish=None):
+        text = {"delta": {"content": "w "}} if chat else {"text": "w "}
+        if finish:
+            text = {"delta": {}} if chat else {"text": ""}
+        event = {"choices": [{"index": index, "finish_reason": finish, **text}]}
+        return {**event, "timings": {"predicted_n": tokens}} if timings else event
+
+    def count(tokens):
+        return {"usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
+
+    def end(index, tokens):
+        last = said(index, tokens, "length")
+        return [last, {"choices": [], **count(tokens)}] if chat else [{**last, **count(tokens)}]
+
+    answer = read(
+        said(1, 1),
+        said(0, 1),
+        said(1, 2),
+        *end(1, 2),
+        said(0, 2),
+        said(0, 3),
+        *end(0, 3),
+        choices=2,
+    )
+    assert [r.output_tokens for r in answer.records] == [3, 2]
+    assert [r.event_tokens for r in answer.records] == [[1, 1, 1], [1, 1]]
+    assert [r.prompt_tokens for r in answer.records] == [9, None]
+
+
 def test_a_choice_that_never_came_failed_alone():
     answer = read(word(0, "stop"), choices=2)
     assert [r.outcome for r in answer.records] == [Outcome.FINISHED, Outcome.FAILED]
@@ -218,3 +250,19 @@ async def test_each_server_is_asked_for_what_it_can_tell(owner, extras):
     assert body["stream_options"].get("continuous_usage_stats", False) is (
         owner in ("sglang", "vllm")
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "context"),
+    [
+        ({"max_model_len": 99}, 99),
+        ({"meta": {"n_ctx": 77, "n_ctx_train": 2048}}, 77),
+        ({"meta": None}, None),
+        ({"meta": "odd"}, None),
+    ],
+)
+async def test_the_context_is_found_where_each_server_tells_it(told, context):
+    async with serving(models=[{"id": "m", **told}]) as server:
+        target = await HttpTarget.open(server.url)
+        await target.close()
+    assert target.info.context == context

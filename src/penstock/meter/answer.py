@@ -39,6 +39,8 @@ class _Read(msgspec.Struct):
     totals: dict[int, int] = {}  # output tokens so far, by choice
     finish: dict[int, str] = {}
     usage: Usage | None = None
+    usages: int = 0  # events that had one
+    used: int = 0  # output tokens of all of those
     timings: Timings | None = None
     cached: int | None = None  # prompt tokens, where not in usage
     done: bool = False  # [DONE] came
@@ -68,6 +70,8 @@ def read_answer(
         notes.append(f"after [DONE] the connection failed: {error.split(':', 1)[0]}")
         error = None
     output = read.usage.completion_tokens if read.usage else None
+    if choices > 1 and read.usages == choices:  # llama.cpp: one for each choice
+        output = read.used
     find_growth(read.events, output)
     # A total that is on the last event only says nothing of when its tokens came.
     running = all(e.total is not None for e in read.events if e.said or e.unsaid)
@@ -127,7 +131,10 @@ def _take(read: _Read, at_ns: int, data: bytes) -> None:
     if chunk.error or chunk.object == "error":
         read.error = f"server_error: {chunk.failure()}"
     usage, timings = chunk.usage, chunk.timings
-    read.usage = usage or read.usage
+    if usage is not None:
+        read.usage = usage
+        read.usages += 1
+        read.used += usage.completion_tokens or 0
     read.timings = timings or read.timings
     # One count for several choices of one event tells nothing of each.
     alone = len(chunk.choices or ()) == 1

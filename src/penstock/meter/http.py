@@ -35,7 +35,14 @@ class _Model(msgspec.Struct):
     owned_by: str | None = None
     parent: str | None = None  # of an adapter: its base model
     max_model_len: int | None = None
+    meta: Any = None
     penstock: dict[str, Any] = {}
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that a request may have, prompt and output together."""
+        told = self.meta.get("n_ctx") if isinstance(self.meta, dict) else None  # llama.cpp
+        return self.max_model_len or (told if isinstance(told, int) else None)
 
 
 class _Models(msgspec.Struct):
@@ -88,7 +95,7 @@ class HttpTarget:
             kind="http",
             name=url,
             model=found.id,
-            context=found.max_model_len,
+            context=found.context,
             local=_is_loopback(client.origin.host),
             facts=found.penstock or None,
         )
