@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from decimal import Decimal
+from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -71,7 +72,7 @@ async def grade_records(
 ) -> None:
     """Fill in `correct`, `answer` and `wrong_why` of all records that have a task and ended.
 
-    `go_on(done, total)` is called every second or so with how many of the answers
+    `go_on(done, total)` is called at least every second with how many of the answers
     that take long are graded; where it returns False, what is left stays
     ungraded (None). Raises as `grade`.
     """
@@ -88,30 +89,33 @@ async def grade_records(
             slow.append(record)
     if not slow:
         return
+    workers = processes or os.cpu_count() or 1
     pool = ProcessPoolExecutor(
-        processes or os.cpu_count(),
+        workers,
         mp_context=get_context("spawn"),  # a fork would copy locks that other threads hold
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for us to hear
     )
-    loop = asyncio.get_running_loop()
-    judging = {
-        loop.run_in_executor(pool, _grade_apart, tasks[r.task or ""], r.text, chat, unsafe): r
-        for r in slow
-    }
+    loop, done, left = asyncio.get_running_loop(), 0, iter(slow)
+    judging: dict[asyncio.Future[Grade], Record] = {}
     try:
-        while judging:
+        while done < len(slow):
+            # A few at a time: enough to keep them busy, and little to wait for if we give up.
+            for record in islice(left, 4 * workers - len(judging)):
+                task, text = tasks[record.task or ""], record.text or ""
+                judging[loop.run_in_executor(pool, _grade, task, text, chat, unsafe)] = record
             over, _ = await asyncio.wait(judging, timeout=1, return_when=asyncio.FIRST_COMPLETED)
             for future in over:
                 _fill(judging.pop(future), future.result())
-            if not go_on(len(slow) - len(judging), len(slow)):
+            done += len(over)
+            if not go_on(done, len(slow)):
                 return
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _grade_apart(task: Task, text: str | None, chat: bool, unsafe: bool) -> Grade:
-    return grade(task, text or "", chat=chat, unsafe=unsafe)
+def _grade(task: Task, text: str, chat: bool, unsafe: bool) -> Grade:
+    return grade(task, text, chat=chat, unsafe=unsafe)
 
 
 def _fill(record: Record, judged: Grade) -> None:
