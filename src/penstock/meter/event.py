@@ -26,6 +26,9 @@ class EventStream:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Data of the events that this piece completes; raises `LineTooLong`."""
+        if self._is_one_event(piece):
+            self._at_start = False
+            return [piece[6:-2]]
         if self._after_cr and piece:
             self._after_cr = False
             piece = piece.removeprefix(b"\n")
@@ -39,6 +42,16 @@ class EventStream:
         if not piece.endswith((b"\n", b"\r")):
             self._keep(lines.pop())
         return [event for line in lines if (event := self._line(line)) is not None]
+
+    def _is_one_event(self, piece: bytes) -> bool:
+        """Whether it is just one line of data and its end, which is how most servers send."""
+        return (
+            piece.startswith(b"data: ")
+            and piece.find(b"\n") == len(piece) - 2
+            and piece.endswith(b"\n")
+            and b"\r" not in piece
+            and not (self._tail or self._data or self._after_cr)
+        )
 
     def close(self) -> list[bytes]:
         """Data of an event that the end of the stream left without its empty line."""
