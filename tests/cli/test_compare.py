@@ -39,7 +39,7 @@ def test_what_differs_and_what_does_not(root):
     assert "Welch's t over" in text
     result = penstock(root, "compare", "old", "same")
     assert "B is" not in result.output
-    assert "no difference shown" in result.output
+    assert "none shown" in result.output
 
 
 def test_json_is_all_that_is_printed(root):

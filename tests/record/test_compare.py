@@ -64,6 +64,17 @@ def test_a_true_difference_of_5_percent_is_found_over_repeats():
     assert found >= 18
 
 
+def test_slow_swings_are_warned_of():
+    """A memory of a fifth of the window: batches within the run cannot be independent."""
+    warned = [
+        "comes and goes" in str(compare(run, run).warnings)
+        for memory_s in (0.3, 8.0)
+        for run in (bare(closed_point(s, deviation=0.08, memory_s=memory_s)) for s in range(20))
+    ]
+    assert sum(warned[:20]) <= 1
+    assert sum(warned[20:]) >= 12
+
+
 def test_intervals_hold_the_true_change():
     covered = 0
     for i in range(40):
@@ -145,7 +156,7 @@ def test_too_few_samples_are_not_tested():
     a = bare(closed_point(1, slots=2, seconds=15))
     effect = next(e for e in compare(a, a).pairs[0].effects if e.name == "e2e.p99")
     assert effect.finding == "not tested"
-    assert effect.why.endswith("299 needed")
+    assert effect.why.endswith("of 299 samples")
 
 
 def test_goodput_wants_the_same_limits():

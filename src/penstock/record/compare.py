@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from penstock.record.measures import MEASURES, Measure, Sample, Untestable, estimate
+from penstock.record.measures import MEASURES, Measure, Sample, Untestable, estimate, swings
 from penstock.record.repeats import grouped
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.sentences import load_name
@@ -62,6 +62,7 @@ class Pair(msgspec.Struct, kw_only=True):
     test: str
     effects: list[Effect]
     conditions: dict[str, list[Condition]]
+    warnings: list[str] = []
 
 
 class Comparison(msgspec.Struct, kw_only=True):
@@ -127,6 +128,12 @@ def _pair(
             if name != "goodput" or a.slos or b.slos
         ],
         conditions=dict(_differing(of_a, of_b)),
+        warnings=[
+            f"the output of {label} comes and goes over a tenth of its window or more: within one "
+            "run that passes for a difference too often, so measure with --repeats"
+            for label, samples in (("A", samples_a), ("B", samples_b))
+            if len(samples) == 1 and swings(samples[0])
+        ],
     )
 
 
@@ -200,6 +207,8 @@ def _warnings(a: Run, b: Run, made: Comparison) -> Iterator[str]:
         if reasons:
             codes = ", ".join(dict.fromkeys(reason["code"] for reason in reasons))
             yield f"{label} is INVALID ({codes}): its figures should not be claimed"
+    for pair in made.pairs:
+        yield from (f"{pair.at}: {warning}" for warning in pair.warnings)
     names = dict.fromkeys(name for pair in made.pairs for name in pair.conditions)
     if names:
         yield f"conditions differ: {', '.join(name.replace('_', ' ') for name in names)}"

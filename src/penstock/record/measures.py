@@ -20,12 +20,15 @@ from penstock.record.stats import (
     NEEDS,
     QUANTILES,
     Estimate,
+    autocorrelation,
     of_batches,
     of_percentile,
     of_repeats,
     of_series,
 )
-from penstock.record.steady import SLICES, Window, steady_window
+from penstock.record.steady import SLICES, Window, pace, steady_window
+
+MOST_ALIKE = 0.5
 
 
 class Untestable(ValueError):
@@ -119,6 +122,15 @@ def estimate(samples: Sequence[Sample], name: str) -> Estimate:
     return made
 
 
+def swings(sample: Sample) -> bool:
+    """Whether output comes and goes so slowly that one run cannot tell that from a difference.
+
+    Its slices are then still alike: their lag-1 autocorrelation is above one half.
+    """
+    slices = pace(sample.point, sample.window.start_ns, SLICES)
+    return autocorrelation(np.asarray(slices)) > MOST_ALIKE
+
+
 def _of_one(sample: Sample, name: str) -> Estimate | None:
     if name in _RATES:
         return of_batches([float(rate) for rate in _rates(sample, name, SLICES)])
@@ -162,5 +174,5 @@ def _series(sample: Sample, name: str) -> tuple[list[float], str]:
     series = _SERIES[metric](sample)
     needs = NEEDS.get(statistic, 1)
     if len(series) < needs:
-        raise Untestable(f"{len(series)} samples, {needs} needed")
+        raise Untestable(f"{len(series)} of {needs} samples")
     return series, statistic

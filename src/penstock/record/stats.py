@@ -104,13 +104,17 @@ def of_batches(parts: Sequence[float], value: float | None = None) -> Estimate |
 
 def _inflation(parts: npt.NDArray[np.float64]) -> float:
     """How much more the mean of correlated parts varies than that of independent ones."""
-    off = parts - parts.mean()
-    total = float((off**2).sum())
-    if total == 0 or len(parts) <= 3:
-        return 1.0
-    r = (float((off[1:] * off[:-1]).sum()) / total + 1 / len(parts)) / (1 - 3 / len(parts))
-    r = min(max(r, 0.0), 0.9)
+    r = min(max(autocorrelation(parts), 0.0), 0.9)
     return (1 + r) / (1 - r)
+
+
+def autocorrelation(parts: npt.NDArray[np.float64]) -> float:
+    """Of neighbours (lag 1), without the bias of short series; 0 where nothing varies."""
+    b, off = len(parts), parts - parts.mean()
+    total = float((off**2).sum())
+    if total == 0 or b <= 3:
+        return 0.0
+    return (float((off[1:] * off[:-1]).sum()) / total + 1 / b) / (1 - 3 / b)
 
 
 def of_series(

@@ -108,7 +108,7 @@ def _settled_ns(point: Point, start_ns: int) -> int:
     if point.stop_ns <= start_ns:
         return start_ns
     slice_ns = (point.stop_ns - start_ns) / FINE
-    by_pace = start_ns + round(settled(_pace(point, start_ns)) * slice_ns)
+    by_pace = start_ns + round(settled(pace(point, start_ns)) * slice_ns)
     waits = _waits(point, start_ns)
     # Groups of five, as MSER-5 has it: single waits are too noisy.
     fives = [float(np.mean([wait for _, wait in waits[i : i + 5]])) for i in _by_five(waits)]
@@ -127,12 +127,12 @@ def _enough(point: Point, start_ns: int) -> bool:
     return len(inside) >= MIN_REQUESTS and inside_ns >= MIN_SHARE * load_ns
 
 
-def _pace(point: Point, start_ns: int) -> list[float]:
-    """Output events per second of finished requests, in `FINE` slices."""
+def pace(point: Point, start_ns: int, slices: int = FINE) -> list[float]:
+    """Output events per second of finished requests, from then until the load stopped."""
     times = [t for r in metrics.finished(point.records) for t in r.event_ns]
     ones = np.ones(len(times), dtype=np.int64)
     arrivals = (np.asarray(times, dtype=np.int64), ones)
-    return list(metrics.rates(arrivals, start_ns, point.stop_ns, FINE))
+    return list(metrics.rates(arrivals, start_ns, point.stop_ns, slices))
 
 
 def _waits(point: Point, start_ns: int) -> list[tuple[int, float]]:
@@ -144,7 +144,7 @@ def _waits(point: Point, start_ns: int) -> list[tuple[int, float]]:
 
 def _drift(point: Point, start_ns: int) -> str | None:
     """Why the window is not steady: its second half differs clearly from its first."""
-    if change := _change(_pace(point, start_ns), tolerance=0.10):
+    if change := _change(pace(point, start_ns), tolerance=0.10):
         return f"output events per second changed by {change:+.0%} within the window"
     waits = [wait for _, wait in _waits(point, start_ns)]
     if change := _change(waits, tolerance=0.50):

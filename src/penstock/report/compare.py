@@ -49,7 +49,7 @@ def _table(pair: Pair) -> Table:
     grid.add_column(Text(f"  {pair.at.capitalize()}", "cyan"), no_wrap=True)
     for name in ("A", "B", "change", "95 %"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("")
+    grid.add_column("difference")
     for effect in pair.effects:
         grid.add_row(f"  {effect.name}", *cells(effect), Text(words(effect), style(effect)))
     return grid
@@ -88,7 +88,7 @@ def words(effect: Effect) -> str:
         return f"not tested: {effect.why}"
     if effect.finding == "none":
         alone = effect.p is not None and effect.p < ALPHA
-        return "no difference shown" + (", given how much was tested" if alone else "")
+        return "none shown" + (", given how much was tested" if alone else "")
     return f"B is {effect.finding}"
 
 
@@ -97,8 +97,8 @@ def note(made: Comparison) -> str:
     return (
         "A difference is claimed where its p-value, adjusted for all tests of this comparison "
         f"(Holm), is below {made.alpha:g}, so that not more than {made.alpha * 100:g} in a hundred "
-        "comparisons of equal runs claim any. Intervals are of each metric alone. “No difference "
-        "shown” does not mean equal: the interval says how large a difference may have been missed."
+        "comparisons of equal runs claim any. Intervals are of each metric alone. “None shown” "
+        "does not mean equal: the interval says how large a difference may have been missed."
     )
 
 
