@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
@@ -67,20 +69,105 @@ def test_the_report_opens_with_the_sentences(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_ctrl_c_keeps_what_there_is_and_reports(tmp_path):
-    with server_process(itl_s=0.03) as url:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "penstock", "bench", url, "--concurrency", "2", *FAST,
-             "--json", "--out", str(tmp_path)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        time.sleep(4)
+def answered(url):
+    """How many requests a scripted server has begun to answer."""
+    with urllib.request.urlopen(f"{url}/stamps", timeout=5) as reply:
+        return len(json.load(reply))
+
+
+@contextmanager
+def begun(url, *arguments, requests=12):
+    """The command, once so many requests have come to the server."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "bench", url, *FAST, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while answered(url) < requests and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [[], ["--sweep"], ["--capacity", "--slo", "e2e<9s", "--duration", "1"], ["--repeats", "3"]],
+    ids=str,
+)
+def test_ctrl_c_keeps_what_there_is_and_reports(tmp_path, mode):
+    with (
+        server_process(itl_s=0.03) as url,
+        begun(url, "--concurrency", "2", "--json", "--out", str(tmp_path), *mode) as process,
+    ):
         process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=20)
+        stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
     summary = json.loads(stdout)
     assert summary["interrupted"]
     assert summary["points"][0]["completed"] > 0
     assert load(tmp_path).interrupted
+
+
+def test_a_sweep_says_why_it_stopped_and_marks_what_is_past_saturation(tmp_path):
+    with server_process(ttft_s=0.0, itl_s=0.02, events=4, slots=4) as url:
+        done = run(
+            "bench", url, "--sweep", "--duration", "1.5", *FAST, "--price", "2/h", "--json",
+            "--out", str(tmp_path), "--no-html",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["swept"]["stopped"]
+    loads = [point["load"]["concurrency"] for point in summary["points"]]
+    assert loads == sorted(loads)
+    assert len(loads) >= 4
+    best = summary["swept"]["best"]
+    for point in summary["points"]:
+        assert (point["role"] == "overload") == (point["load"]["concurrency"] > best)
+        assert point["cost"]["output_tokens"] == pytest.approx(
+            2 / 3600 / point["output_throughput"]["value"] * 1e6
+        )
+
+
+def test_interleaved_targets_are_two_runs_and_a_comparison(tmp_path):
+    with server_process() as a, server_process() as b:
+        done = run(
+            "bench", a, "--interleave", b, "--concurrency", "2", "--requests", "8", "--repeats",
+            "2", *FAST, "--json", "--out", str(tmp_path), "--no-html",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["comparison"]
+    runs = load(tmp_path / "a"), load(tmp_path / "b")
+    assert [r.target["name"] for r in runs] == [a, b]
+    turns = sorted((p.start_ns, name) for r, name in zip(runs, "ab", strict=True) for p in r.points)
+    assert [name for _, name in turns] == ["a", "b", "b", "a"]
+
+
+def test_strict_exits_4_where_the_verdict_is_invalid(tmp_path):
+    with server_process() as url:
+        done = run(
+            "bench", url, "--concurrency", "1", "--requests", "6", *FAST, "--strict",
+            "--out", str(tmp_path), "--no-html",
+        )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "INVALID" in done.stdout
+
+
+def test_whole_answers_have_a_total_time_only(tmp_path):
+    with server_process() as url:
+        done = run(
+            "bench", url, "--concurrency", "1", "--requests", "6", *FAST, "--no-stream", "--json",
+            "--out", str(tmp_path), "--no-html",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    point = json.loads(done.stdout)["points"][0]
+    assert point["completed"] == 6
+    assert point["ttft"]["p50"] is None
+    assert point["e2e"]["p50"] > 0
 
 
 def test_a_server_that_only_fails_exits_1(tmp_path):
@@ -106,7 +193,17 @@ def test_a_server_that_only_fails_exits_1(tmp_path):
         (["http://x", "--prompts", "/no/such"], "--prompts"),
         (["http://x", "--trace", "/no/such"], "--trace"),
         (["http://x", "--tokenizer", "/no/such"], "--tokenizer"),
-        (["http://x", "--rate", "1", "--trace", "t.csv"], "--rate and --trace"),
+        (["http://x", "--price", "free"], "--price"),
+        (["http://x", "--capacity"], "--slo"),
+        (["http://x", "--no-stream", "--slo", "ttft<1s"], "--slo"),
+        (["http://x", "--workload", "nonsense"], "--workload"),
+        (["http://x", "--arrival", "5"], "--arrival"),
+        (["http://x", "--arrival", "poisson:5", "--rate", "2"], "--rate and --arrival"),
+        (["http://x", "--sweep", "--repeats", "2"], "--repeats"),
+        (["http://x", "--sweep", "--tasks", "doctests"], "--tasks"),
+        (["http://x", "--interleave", "ftp://y"], "TARGET"),
+        (["--interleave", "http://y"], "--interleave"),
+        (["engine:embedded", "--workers", "2"], "--workers"),
         (["http://x", "--rate", "1", "--concurrency", "2"], "--concurrency"),
         (["http://x", "--speed", "2"], "--speed"),
         (["http://x", "--trace", "t.csv", "--requests", "5"], "--requests"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import ssl
 import struct
@@ -38,6 +39,9 @@ class Script(msgspec.Struct, kw_only=True):
     fault: str | None = None
     fault_every: int = 1  # strike each so-many-th request
     models: list[dict] | None = None
+    slots: int = 10_000  # answered at once; others wait their turn
+    service_s: float = 0.0  # one at a time, for exponential times of this mean, then the answer
+    seed: int = 0
 
 
 class ScriptedServer:
@@ -49,6 +53,9 @@ class ScriptedServer:
         self.struck = 0
         self.connections = 0
         self.url = ""
+        self._places = asyncio.Semaphore(script.slots)
+        self._dice = random.Random(script.seed)
+        self._free = 0.0  # when the last one that waits will have been served
 
     async def start(self, context: ssl.SSLContext | None = None) -> asyncio.Server:
         server = await asyncio.start_server(
@@ -73,8 +80,10 @@ class ScriptedServer:
                 read_ns = monotonic_ns()
                 if method == "GET":
                     self._get(path, writer)
-                elif not await self._post(path, json.loads(body), read_ns, writer):
-                    break
+                    continue
+                async with self._places:
+                    if not await self._post(path, json.loads(body), read_ns, writer):
+                        break
         writer.close()
 
     def _get(self, path: str, writer: asyncio.StreamWriter) -> None:
@@ -129,6 +138,14 @@ class ScriptedServer:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/ev")
                 await asyncio.sleep(0.01)
                 return False
+        if script.service_s:
+            now = asyncio.get_running_loop().time()
+            self._free = max(self._free, now) + self._dice.expovariate(1 / script.service_s)
+            await asyncio.sleep(self._free - now)
+        if body.get("stream") is False:
+            await asyncio.sleep(script.ttft_s + script.itl_s * (script.events - 1))
+            self._json(writer, 200, self._whole())
+            return True
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
@@ -162,6 +179,13 @@ class ScriptedServer:
             self._event(writer, self._payload(index, chat))
         self._finish(writer, chat, fault)
         return True
+
+    def _whole(self) -> dict:
+        """A completion in one piece."""
+        script = self.script
+        text = "".join(f"w{index} " for index in range(script.events))
+        usage = {"prompt_tokens": 7, "completion_tokens": script.events * script.tokens_per_event}
+        return {"choices": [{"index": 0, "text": text, "finish_reason": "length"}], "usage": usage}
 
     def _payload(self, index: int, chat: bool) -> bytes:
         script = self.script

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -198,3 +199,89 @@ async def test_every_condition_is_named():
         assert conditions[name] is not None, name
     assert conditions["precision"] == "unknown"
     assert json.dumps(run.summary)
+
+
+async def test_repeats_are_one_point_of_the_summary():
+    async with serving() as server:
+        run = await measure(server.url, concurrency=(1, 2), requests=8, repeats=3)
+    assert [p.load.concurrency for p in run.points] == [1, 2] * 3
+    assert [p.repeat for p in run.points] == [0, 0, 1, 1, 2, 2]
+    assert [p["load"]["concurrency"] for p in run.summary["points"]] == [1, 2]
+    assert run.summary["points"][0]["conditions"]["repeats"] == 3
+    # No prompt is asked twice, or a cache would answer the repeats.
+    prompts = [body["prompt"] for body in server.bodies if not body["prompt"].startswith("def")]
+    assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.slow
+async def test_a_search_for_capacity_keeps_its_trials_and_measures_at_the_capacity():
+    """One at a time for 10 ms: 99 % end within 0.2 s up to 100 - ln(100)/0.2 = 77 a second.
+
+    Such short trials only show that it works; whether it is right, the next test says.
+    """
+    async with serving(service_s=0.01, ttft_s=0.0, itl_s=0.0, events=1) as server:
+        run = await measure(
+            server.url,
+            arrivals=(Poisson(20.0),),
+            duration_s=1,
+            search=("capacity",),
+            slos=tuple(parse_slos("e2e<0.2s")),
+        )
+    found = run.summary["capacity"]
+    assert {trial["role"] for trial in found["tried"]} == {"bracket", "trial"}
+    assert found["unit"] == "requests/s"
+    assert found["trials"] == sum(trial["role"] == "trial" for trial in found["tried"]) >= 10
+    if found["load"] is None:
+        assert found["reason"]
+    else:
+        assert [p["role"] for p in run.summary["points"]] == ["measured"]
+        assert run.summary["points"][0]["load"]["rate"] == pytest.approx(found["load"])
+
+
+@pytest.mark.slow
+async def test_the_capacity_of_a_real_server_lies_in_its_interval_in_18_of_20():
+    held = 0
+    truth = 100 - math.log(100) / 0.15
+    for seed in range(20):
+        with server_process(service_s=0.01, ttft_s=0.0, itl_s=0.0, events=1, seed=seed) as url:
+            run = await measure(
+                url,
+                arrivals=(Poisson(40.0),),
+                duration_s=20,
+                search=("capacity",),
+                slos=tuple(parse_slos("e2e<150ms")),
+                seed=seed,
+            )
+        low, high = run.summary["capacity"]["ci95"]
+        held += low <= truth <= high
+    assert held >= 18
+
+
+async def test_a_limit_that_no_load_meets_is_said():
+    async with serving(ttft_s=0.05) as server:
+        run = await measure(
+            server.url,
+            duration_s=0.5,
+            search=("capacity",),
+            slos=tuple(parse_slos("e2e<1ms")),
+        )
+    assert run.summary["capacity"]["load"] is None
+    assert "even with one request" in run.summary["capacity"]["reason"]
+    assert run.summary["points"]  # what was tried is shown
+
+
+async def test_a_sweep_measures_upwards_and_ends_past_saturation():
+    async with serving(ttft_s=0.02, itl_s=0.0, events=1, slots=4) as server:
+        run = await measure(server.url, duration_s=1, search=("sweep",))
+    loads = [p.load.concurrency for p in run.points]
+    assert loads == sorted(loads)
+    assert loads[:2] == [1, 2]
+    assert run.summary["swept"]["stopped"]
+    assert run.summary["swept"]["best"] <= 16
+
+
+async def test_tokens_bound_a_whole_search():
+    async with serving() as server:
+        run = await measure(server.url, duration_s=1, search=("sweep",), tokens=2000)
+    assert "out of tokens" in run.summary["swept"]["stopped"]
+    assert sum(p["tokens"]["output"] for p in run.summary["points"]) < 3000

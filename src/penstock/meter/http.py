@@ -79,7 +79,7 @@ class HttpTarget:
         url: str,
         *,
         model: str | None = None,
-        chat: bool = False,
+        chat: bool | None = None,
         api_key: str | None = None,
         tokenizer: Tokenizer | None = None,
         timeout_s: float = 600.0,
@@ -87,6 +87,7 @@ class HttpTarget:
     ) -> HttpTarget:
         """Find the model and send one small request to see what the server understands.
 
+        `chat` chooses the API; None takes completions, or chat where there is no other.
         Raises `ValueError` for a bad URL and `TargetError` if nothing can be measured.
         """
         client = Client(url, api_key=api_key, timeout_s=timeout_s)
@@ -179,7 +180,7 @@ class HttpTarget:
             return {"messages": [{"role": "user", "content": content}]}
         return {"messages": content}
 
-    async def _try_out(self, owner: str, chat: bool) -> None:
+    async def _try_out(self, owner: str, chat: bool | None) -> None:
         """Settle endpoint and extras: the first, most telling combination that is answered."""
         usage = {"include_usage": True}
         if owner in _USAGE_ON_EVERY_EVENT:
@@ -193,7 +194,9 @@ class HttpTarget:
             most["min_tokens"] = 0  # set for each ask
         if owner == "llamacpp":
             most["timings_per_token"] = True  # its running count of tokens
-        endpoints: tuple[Endpoint, ...] = ("chat",) if chat else ("completions", "chat")
+        endpoints: tuple[Endpoint, ...] = ("completions", "chat")
+        if chat is not None:
+            endpoints = ("chat",) if chat else ("completions",)
         errors: list[str] = []
         for self.endpoint in endpoints:
             for self._extras in (most, {"temperature": 0}, {}):
