@@ -228,7 +228,8 @@ class Crew:
         end_ns = record.end_ns or monotonic_ns()
         if not isinstance(follower, Ask):
             record.session_end = follower.value
-            worker.order(Free(end_ns))
+            if worker.closed:  # an open loop has no slot, and would take this for its end
+                worker.order(Free(end_ns))
         elif drive.stop_ns is None:
             number = next(self._numbers)
             worker.outs[number] = _Out(follower)
