@@ -17,6 +17,7 @@ from time import monotonic_ns, sleep
 from typing import Any, Protocol
 
 _FOREVER_NS = 3600 * 10**9
+_TIMERS_A_TURN = 16
 _COARSE_NS = 2_000_000  # selectors round their timeouts up to milliseconds
 
 
@@ -79,9 +80,11 @@ class TightLoop:
                 read()
             if mask & selectors.EVENT_WRITE and write is not None:
                 write()
-        timers = self._timers
-        while timers and timers[0][0] <= monotonic_ns():
-            timer = heapq.heappop(timers)[2]
+        # A few: a thousand sends at once would keep arrivals waiting.
+        for _ in range(_TIMERS_A_TURN):
+            if not self._timers or self._timers[0][0] > monotonic_ns():
+                break
+            timer = heapq.heappop(self._timers)[2]
             if timer.act is not None:
                 timer.act(*timer.given)
 

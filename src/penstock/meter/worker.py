@@ -47,6 +47,7 @@ _LOOK_S = 0.05
 _OPENING = 64  # connections at once: more may overflow a server's queue, and wait a second
 _MANY = 50  # requests under way: from there on, waking for each event costs more than reading it
 _REST_S = 0.0005  # so it is waited for more; the kernel has stamped them
+_TOLD_A_TURN = 16  # a thousand answers that end together must not keep arrivals waiting
 _READY_NS = 10**10  # then the load starts with what there is
 
 
@@ -58,6 +59,7 @@ class Worker:
         self._driver = _Driver(self._loop, sock)
         self._queue: deque[Deal] = deque()
         self._calls: dict[int, Call] = {}
+        self._ended: deque[Ended] = deque()  # and not told yet
         self._starved: deque[int] = deque()  # free slots, by when they wanted what was not there
         self._start_ns: int | None = None
         self._all_dealt = self._stopped = self._armed = False
@@ -65,9 +67,12 @@ class Worker:
     def run(self) -> None:
         """Work until the driver hangs up."""
         while self._driver.listening:
-            self._loop.turn(_REST_S if len(self._calls) > _MANY else 0.0)
+            busy = self._ended or len(self._calls) > _MANY
+            self._loop.turn(_REST_S if busy else 0.0)
             for order in self._driver.orders():
                 self._obey(order)
+            for _ in range(min(_TOLD_A_TURN, len(self._ended))):
+                self._driver.tell(self._ended.popleft())
             self._driver.flush()
 
     def _obey(self, order: Order) -> None:
@@ -183,7 +188,7 @@ class Worker:
 
         def over(exchange: Exchange) -> None:
             self._calls.pop(number, None)
-            self._driver.tell(Ended(number, exchange))
+            self._ended.append(Ended(number, exchange))
             if self._setup.slots is not None and not held:
                 self._slot_is_free_at((exchange.end_ns or wanted_ns) + self._setup.think_ns)
 
