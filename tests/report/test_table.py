@@ -64,7 +64,7 @@ def test_intervals_are_shown_as_half_widths():
     point = run.summary["points"][0]
     low, high = point["output_throughput"]["ci95"]
     spread = row(run, "Output").cells[0].spread
-    assert float(spread.removeprefix("± ")) == pytest.approx((high - low) / 2, rel=5e-3)
+    assert float(spread.removeprefix("± ")) == pytest.approx((high - low) / 2, rel=0.05)
 
 
 def test_conditions_that_differ_are_listed_by_point():

@@ -50,19 +50,36 @@ def test_batch_1_stands_beside_batch_16(run):
         assert float(figure) == pytest.approx(point["output_throughput"]["value"], rel=5e-3)
 
 
-def test_points_that_do_not_fit_continue_below():
-    run = make_run(*(open_point(rate, 12) for rate in (1, 2, 4, 8, 16)))
+def test_points_that_do_not_fit_are_a_line_each_by_rising_load():
+    run = make_run(*(open_point(rate, 12) for rate in (4, 2, 1, 8, 16)))
+    lines = [line.split() for line in plain(run, 80).splitlines() if " req/s " in line]
+    assert [line[0] for line in lines] == ["1", "2", "4", "8", "16"]
+    by_rate = {p["load"]["rate"]: p for p in run.summary["points"]}
+    for rate, _, output, *_ in lines:
+        value = by_rate[float(rate)]["output_throughput"]["value"]
+        assert float(output.replace(",", "")) == pytest.approx(value, rel=5e-3)
+
+
+def test_the_verdict_is_the_last_word_before_the_files():
+    run = make_run(closed_point(1, 20))
+    assert not run.summary["verdict"]["valid"]
     text = plain(run, 80)
-    for rate in (1, 2, 4, 8, 16):
-        assert f"{rate} req/s" in text
-    assert text.count("The system gets") == 2
+    assert "INVALID: these figures should not be claimed" in text
+    for reason in run.summary["verdict"]["reasons"]:
+        assert reason["says"] in " ".join(text.split())
+        assert text.count(f"To do: {reason['remedy']}") <= 1
+    assert text.index("INVALID") < text.index("Report ")
+    valid = make_run(closed_point(16, 900))
+    assert valid.summary["verdict"]["valid"], valid.summary["verdict"]["reasons"]
+    assert "\n  VALID" in plain(valid)
 
 
 def test_errors_conditions_and_files_are_named(run):
     text = plain(run)
     assert "16 at once: 3 × http_503" in text
-    assert "held-out standard library, 64-512 tokens" in text
-    assert "server version unknown" in " ".join(text.split())
+    flat = " ".join(text.split())
+    assert "prompts: held-out standard library, 64-512 tokens" in flat
+    assert "server version: unknown" in flat
     assert "clipped to the model's context" in text
     assert "runs/20260102-030405/report.html" in text
 

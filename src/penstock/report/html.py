@@ -109,9 +109,13 @@ def title(run: Run) -> str:
 
 def _overview(view: View) -> Iterator[Figure]:
     found = table.capacity(view.summary)
+    loads = {str(point["load"]) for point in view.summaries}
+    if len(loads) > 1 or len(view.points) == 1:  # else there is no curve, only samples
+        yield from drawn(
+            figure("One user's speed against throughput", "curve", figures.curve, view),
+            figure("The wait against throughput", "waits", figures.waits, view),
+        )
     yield from drawn(
-        figure("One user's speed against throughput", "curve", figures.curve, view),
-        figure("The wait against throughput", "waits", figures.waits, view),
         None
         if found is None
         else figure("Capacity within the limits", "capacity", figures.capacity, found),

@@ -42,11 +42,6 @@ class Row:
     cells: list[Cell]
     detail: str = ""
 
-    @property
-    def spread(self) -> bool:
-        """Whether a cell has an interval, so that all need room for one."""
-        return any(cell.spread for cell in self.cells)
-
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -124,20 +119,20 @@ def _answers(points: Points) -> Iterator[Row]:
 
 _NOTHING: Mapping[str, Any] = {"value": None, "ci95": None}
 _COSTS = {
-    "output_tokens": ("Output", "a million"),
-    "input_tokens": ("Input", "a million"),
-    "total_tokens": ("Both together", "a million"),
-    "request": ("Request", "each"),
-    "correct_answer": ("Right answer", "each"),
+    "output_tokens": ("Output tokens", "a million", 1),
+    "input_tokens": ("Input tokens", "a million", 1),
+    "total_tokens": ("Both together", "a million", 1),
+    "request": ("Requests", "a thousand", 1000),
+    "correct_answer": ("Right answers", "a thousand", 1000),
 }
 
 
 def _costs(points: Points) -> Iterator[Row]:
     """In the currency of the price, where one was given."""
-    costs = [p.get("cost") or {} for p in points]
-    for key, (label, unit) in _COSTS.items():
-        if any(cost.get(key) is not None for cost in costs):
-            yield Row(label, unit, [Cell(figure(cost.get(key))) for cost in costs])
+    costs = [p["cost"] for p in points if p["cost"]]
+    for key, (label, unit, scale) in _COSTS.items():
+        if any(cost[key] is not None for cost in costs):
+            yield Row(label, unit, [Cell(figure(cost[key], scale)) for cost in costs])
 
 
 def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
@@ -178,29 +173,33 @@ def window_kind(window: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """Why figures may not be claimed, for one cause: each finding, then the remedy."""
+    """Why figures may not be claimed: the findings that have one remedy, and that remedy."""
 
     says: list[str]
     remedy: str
 
 
 def reasons(verdict: Mapping[str, Any], most: int = 3) -> list[Reasons]:
-    """The reasons of a verdict by cause; of one that holds at many loads the first `most`."""
-    causes: dict[tuple[str, str], list[str]] = {}
+    """The reasons of a verdict by remedy; of a kind that holds at many loads the first `most`."""
+    remedies: dict[str, dict[str, list[str]]] = {}
     for reason in verdict["reasons"]:
         at = f"{reason['at']}: " if reason["at"] else ""
-        causes.setdefault((reason["code"], reason["remedy"]), []).append(at + reason["says"])
+        kinds = remedies.setdefault(reason["remedy"], {})
+        kinds.setdefault(reason["code"], []).append(at + reason["says"])
     return [
-        Reasons(
-            says[:most] + ([f"and {len(says) - most} more"] if len(says) > most else []), remedy
-        )
-        for (_, remedy), says in causes.items()
+        Reasons([said for says in kinds.values() for said in _first(says, most)], remedy)
+        for remedy, kinds in remedies.items()
     ]
+
+
+def _first(says: list[str], most: int) -> list[str]:
+    left = len(says) - most
+    return says if left <= 0 else [*says[:most], f"and {left} more like it"]
 
 
 def capacity(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The capacity at SLO that was searched for, if any was."""
-    found: Mapping[str, Any] | None = summary.get("capacity")
+    found: Mapping[str, Any] | None = summary["capacity"]
     return found
 
 
@@ -209,15 +208,17 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     said = []
     if (found := capacity(summary)) is not None:
         said.append(_capacity(found))
-    priced = [p for p in summary["points"] if (p.get("cost") or {}).get("output_tokens")]
+    if summary["swept"] is not None:
+        said.append(f"The climb ended: {summary['swept']['stopped']}.")
+    priced = [p for p in summary["points"] if p["cost"] and p["cost"]["output_tokens"]]
     if priced:
         best = min(priced, key=lambda p: p["cost"]["output_tokens"])
         each = best["cost"]["correct_answer"]
-        right = f", a right answer {figure(each)}" if each is not None else ""
+        right = f", a thousand right answers {figure(each, 1000)}" if each is not None else ""
         said.append(
             f"At {best['cost']['price']}, a million output tokens cost "
-            f"{figure(best['cost']['output_tokens'])} and a request "
-            f"{figure(best['cost']['request'])}{right} ({heading(best)})."
+            f"{figure(best['cost']['output_tokens'])} and a thousand requests "
+            f"{figure(best['cost']['request'], 1000)}{right} ({heading(best)})."
         )
     return said
 
@@ -229,6 +230,11 @@ def _capacity(found: Mapping[str, Any]) -> str:
     between = found["ci95"]
     range_ = f" (95 % interval {number(between[0])} to {number(between[1])})" if between else ""
     return f"Under {limits} it carries {number(found['load'])} {found['unit']}{range_}."
+
+
+def spread(sections: Sequence[Section]) -> bool:
+    """Whether a cell has an interval, so that all need room for one."""
+    return any(cell.spread for part in sections for row in part.rows for cell in row.cells)
 
 
 def doubts(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -> str | None:

@@ -108,15 +108,13 @@ def by_load(points: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def featured(points: Sequence[Mapping[str, Any]], most: int = SHOWN) -> list[int]:
-    """Indices of at most `most` points: both ends, the best throughput, an even choice between."""
+    """Indices of at most `most` points: both ends, the best throughput, and what lies farthest."""
     if len(points) <= most:
         return list(range(len(points)))
     rates = [point["output_throughput"]["value"] or 0.0 for point in points]
     chosen = {0, len(points) - 1, int(np.argmax(rates))}
-    for wanted in np.linspace(0, len(points) - 1, most):
-        if len(chosen) < most:
-            free = (i for i in range(len(points)) if i not in chosen)
-            chosen.add(min(free, key=lambda i: abs(i - wanted)))
+    while len(chosen) < most:
+        chosen.add(max(range(len(points)), key=lambda i: min(abs(i - j) for j in chosen)))
     return sorted(chosen)
 
 

@@ -18,6 +18,7 @@ from penstock.report.view import Course
 
 SLICES = 120  # of a timeline
 DOTS = 360  # requests drawn one by one; of more, each slice shows its middle and its longest
+_CROSS = "M-1,-1L1,1M-1,1L1,-1"
 _ROOM = 46  # pixels for the labels: the same in all panels, so that their times align
 _Rows = list[dict[str, Any]]
 
@@ -54,17 +55,20 @@ def timeline(
 
 def _watched(panel: server.Panel, time: Time, height: int) -> Any:
     """Lines of what the server told, each with its name at its last value."""
-    layers = []
+    layers, several = [], len(panel.lines) > 1
     for (name, rows), colour in zip(panel.lines.items(), (look.ACCENT, look.OTHER), strict=False):
         layers.append(time.line(rows, colour[0], "linear"))
-        if len(panel.lines) > 1:
+        if several:
             highest = max(rows, key=lambda row: row["v"])
             layers.append(
                 time.base([{**highest, "name": name}])
                 .mark_text(dy=-6, fontSize=11, color=colour[0], align="center")
                 .encode(x=time.x, y="v:Q", text="name:N")
             )
-    return time.panel(panel.title, layers, height, top=panel.top, ticks=2, whole=panel.whole)
+    top = panel.top
+    if several:  # room for the names
+        top = 1.35 * max(row["v"] for rows in panel.lines.values() for row in rows) or 1.0
+    return time.panel(panel.title, layers, height, top=top, ticks=2, whole=panel.whole)
 
 
 def pace(course: Course) -> _Rows:
@@ -93,7 +97,7 @@ def _first_tokens(course: Course, time: Time, colour: str, height: int) -> list[
         if (wait := metrics.ttft_from_schedule(r)) is not None
     ]
     failed = [
-        {"t": (r.sched_ns - start) / metrics.NS_PER_S, "v": 0.0}
+        {"t": (r.sched_ns - start) / metrics.NS_PER_S}
         for r in records
         if r.outcome is Outcome.FAILED
     ]
@@ -108,14 +112,13 @@ def _first_tokens(course: Course, time: Time, colour: str, height: int) -> list[
     if many:
         bars = time.base(rows).mark_rule(strokeWidth=1, color=colour, opacity=0.45)
         layers.append(bars.encode(x=time.x, y="v:Q", y2="top:Q"))
+    top = 1.05 * max((row["top"] for row in rows), default=0.0) or 1.0
     if failed:
         # Enough crosses to see when; more would be a bar.
-        crosses = time.base(failed[:: -(-len(failed) // DOTS)]).mark_point(
-            shape="cross", angle=45, size=28, filled=True, color=look.WARN[0]
-        )
-        layers.append(crosses.encode(x=time.x, y="v:Q"))
+        crosses = [{**row, "v": 0.05 * top} for row in failed[:: -(-len(failed) // DOTS)]]
+        mark = time.base(crosses).mark_point(shape=_CROSS, size=26, color=look.WARN[0], opacity=1)
+        layers.append(mark.encode(x=time.x, y="v:Q"))
         how += "; crosses: failed"
-    top = 1.05 * max((row["top"] for row in rows), default=0.0) or 1.0
     title = f"{unit} to the first token ({how})"
     return [time.panel(title, layers, height, top=top, ticks=3)]
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import altair as alt
 
+from penstock.record.run import Role
 from penstock.record.sentences import number
 from penstock.report import look
 from penstock.report.look import Chart
-from penstock.report.view import View
+from penstock.report.view import OperatingPoint, View
 
 _THROUGHPUT = "output tokens/s, all users together"
 _COLOUR = alt.Color("colour:N", scale=None)
@@ -21,23 +22,23 @@ _Rows = list[dict[str, Any]]
 def curve(view: View, width: int, height: int) -> Chart | None:
     """User speed against system throughput, a mark for each operating point, and the limit.
 
-    Hollow marks are the limit at the same load, shared evenly between the
-    users. Small dots are single repeats, the rule is their interval. None
+    On the dashed line is the limit at the same load, shared evenly between the
+    users. Small dots are single repeats. None
     where no point has both figures.
     """
-    rows, limits = [], []
+    rows: _Rows = []
+    limits: _Rows = []
     for one in view.points:
         p = one.summary
         x, y = p["output_throughput"]["value"], p["user_speed"]["p50"]
         if x and y:
-            rows.append({"i": one.index, "x": x, "y": y, "name": short(p), "colour": one.colour})
+            rows.append({**_mark(one), "x": x, "y": y})
         ceiling, users = p["limit"]["output_throughput"], p["load"]["concurrency"]
         if ceiling and users:
-            name = f"limit {users}"
+            name = "" if limits else "hardware limit"
             limits.append({"i": one.index, "x": ceiling, "y": ceiling / users, "name": name})
     if not rows:
         return None
-    _thin_names(limits)
     single = _repeats(view, "user_speed")
     x = alt.X("x:Q", title=_THROUGHPUT, **look.axis(rows + limits + single, "x"))
     y = alt.Y("y:Q", title=None, **look.axis(rows + limits + single, "y"))
@@ -63,12 +64,10 @@ def waits(view: View, width: int, height: int) -> Chart | None:
     """Time to first token, p50 to p99, against system throughput; None without any."""
     rows = [
         {
-            "i": one.index,
+            **_mark(one),
             "x": p["output_throughput"]["value"],
             "y": p["ttft_from_schedule"]["p50"],
             "p99": p["ttft_from_schedule"]["p99"],
-            "name": short(p),
-            "colour": one.colour,
         }
         for one in view.points
         if (p := one.summary)["output_throughput"]["value"] and p["ttft_from_schedule"]["n"]
@@ -102,12 +101,11 @@ def cost(view: View, width: int, height: int) -> Chart | None:
     rows: _Rows = []
     for one in view.points:
         p = one.summary
-        found, x = p.get("cost"), p["user_speed"]["p50"]
+        found, x = p["cost"], p["user_speed"]["p50"]
         if found and found["output_tokens"] and x:
             y = found["output_tokens"]
             low, high = found["output_tokens_ci95"] or (y, y)
-            row = {"i": one.index, "x": x, "y": y, "low": low, "high": high}
-            rows.append({**row, "name": short(p), "colour": one.colour})
+            rows.append({**_mark(one), "x": x, "y": y, "low": low, "high": high})
     if len(rows) < 2 or max(r["y"] for r in rows) < 1.01 * min(r["y"] for r in rows):
         return None
     ends = [{"y": row[end]} for row in rows for end in ("low", "high")]
@@ -125,9 +123,21 @@ def cost(view: View, width: int, height: int) -> Chart | None:
     )
 
 
+def _mark(one: OperatingPoint) -> dict[str, Any]:
+    """What all marks of an operating point have."""
+    return {
+        "i": one.index,
+        "name": short(one.summary),
+        "colour": one.colour,
+        "over": one.summary["role"] == Role.OVERLOAD,
+    }
+
+
 def short(point: Mapping[str, Any]) -> str:
-    """The load as a label beside a mark."""
+    """The load, or the samples of a task, as a label beside a mark."""
     load = point["load"]
+    if point["quality"]:
+        return f"n = {point['quality']['samples']}"
     if load["kind"] == "closed":
         return f"{load['concurrency']:,}"
     return f"{number(load['rate'])}/s" if load["rate"] is not None else "trace"
@@ -154,9 +164,15 @@ def _marked_line(rows: _Rows, x: alt.X, y: alt.Y, dy: int) -> list[alt.Chart]:
     """A line through the operating points by rising load, and each one's mark and name."""
     _thin_names(rows)
     measured = alt.Chart(look.data(rows)).encode(x=x, y=y)
+    # Hollow: past saturation, where the curve ends.
     return [
         measured.mark_line(color=look.ACCENT[0], strokeWidth=1.5).encode(order="i:Q"),
-        measured.mark_circle(size=70, opacity=1).encode(color=_COLOUR),
+        measured.transform_filter("!datum.over")
+        .mark_circle(size=70, opacity=1)
+        .encode(color=_COLOUR),
+        measured.transform_filter("datum.over")
+        .mark_point(size=60, fill=look.COLOURS["paper"][0], strokeWidth=1.8, opacity=1)
+        .encode(stroke=alt.Stroke("colour:N", scale=None)),
         measured.mark_text(
             dx=8, dy=dy, align="left", fontSize=12, fontWeight="bold", color=look.INK[0]
         ).encode(text="name:N"),
@@ -185,5 +201,7 @@ def _thin_names(rows: _Rows) -> None:
 
 def _legend(points: Sequence[Mapping[str, Any]]) -> str:
     """What a bare number beside a mark means."""
+    if any(p["quality"] for p in points):
+        return "; marks: samples of each task"
     closed = any(p["load"]["kind"] == "closed" for p in points)
     return "; marks: users at once" if closed else ""

@@ -132,7 +132,12 @@ def _shade(found: Mapping[str, Any], x: alt.X) -> list[alt.Chart]:
     if not found["load"]:
         return []
     low, high = found["ci95"] or (found["load"], found["load"])
-    row = {"x": found["load"], "low": low, "high": high, "name": number(found["load"])}
+    row = {
+        "x": found["load"],
+        "low": low,
+        "high": high,
+        "name": f"capacity {number(found['load'])}",
+    }
     base = alt.Chart(look.data([row]))
     return [
         base.mark_rect(color=look.SHADE[0], opacity=1).encode(

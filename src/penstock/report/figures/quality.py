@@ -90,7 +90,7 @@ def _against_samples(
             ),
             base.mark_line(strokeWidth=1.6).encode(y=y, color=colour, detail="name:N"),
             base.mark_circle(size=50, opacity=1).encode(y=y, color=colour),
-            base.mark_text(dy=-9, dx=6, align="right", fontSize=11).encode(
+            base.mark_text(dy=-9, dx=-7, align="right", fontSize=11).encode(
                 y=y, text="label:N", color=colour
             ),
             title=title,
