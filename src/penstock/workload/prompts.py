@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,9 +55,9 @@ class Prompts(Protocol):
 class CutPrompts:
     """Prompts cut out of one long text, each from a line of its own.
 
-    Every prompt opens with a line of salt and index, so that no two share a
-    prefix: neither within a run nor, with a fresh salt, with an earlier run.
-    A server's prefix cache then cannot flatter it.
+    Every prompt opens with a hash of salt and index, so that two part within a
+    token or so: within a run and, with a fresh salt, from an earlier run's. A
+    server's prefix cache then cannot flatter it, however finely it shares.
     """
 
     sized = True
@@ -98,7 +99,7 @@ class CutPrompts:
 
     def prompt(self, index: int, tokens: int) -> str:
         """A text of `tokens` tokens: exactly so, or fewer by a merge at the cut, if countable."""
-        head = f"# {self.salt} {index}\n"
+        head = blake2b(f"{self.salt} {index}".encode(), digest_size=6).hexdigest() + "\n"
         if self.tokenizer is None:
             return self.read(index, head, round(tokens * self.characters_per_token))
         # Tokens of source text hold 2 to 6 characters; widen until enough are there.
