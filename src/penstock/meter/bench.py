@@ -93,16 +93,20 @@ async def bench_both(
     async with contextlib.AsyncExitStack() as stack:
         for running in each:
             await stack.enter_async_context(running.watched())
+        first: list[Plan] = []
         with contextlib.suppress(Ended):
             for repeat in range(options.repeats):
                 rows = list(zip(*(list(running.plans.given()) for running in each), strict=True))
                 progress.points = options.repeats * len(rows) * len(each)
-                for plans in rows:
+                first = first or [plans[0] for plans in rows]
+                for plan, plans in zip(first, rows, strict=True):
+                    for again in plans:
+                        again.load = plan.load  # see `given`
                     turns = list(zip(each, plans, strict=True))
-                    for running, plan in reversed(turns) if repeat % 2 else turns:
+                    for running, own in reversed(turns) if repeat % 2 else turns:
                         progress.doing = running.target.info.name
                         share = options.budget // progress.points
-                        await running.measure(plan, Role.MEASURED, repeat, share)
+                        await running.measure(own, Role.MEASURED, repeat, share)
     return [await running.finish() for running in each]
 
 
