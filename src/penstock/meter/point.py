@@ -35,8 +35,7 @@ def point_of(drive: Drive, info: TargetInfo, role: Role, repeat: int = 0) -> Poi
         notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
         repeat=repeat,
         role=role,
-        # Where prompts are more than unique ones, the plan says what they share.
-        shares_prefixes=not unique or "workload" in plan.conditions or plan.asks[0].n > 1,
+        shares_prefixes=not unique or plan.asks[0].n > 1,
         interrupted=drive.interrupted,
         missing=drive.missing,
         records=drive.records,
