@@ -9,7 +9,7 @@ ANSWER = {"ttft_s": 0.02, "events": 20}
 
 
 async def measured(url):
-    return await measure(url, concurrency=(8,), duration_s=4, warmup=8)
+    return await measure(url, concurrency=(8,), duration_s=12, warmup=8)  # shorter is not VALID
 
 
 def found(made):
@@ -18,7 +18,7 @@ def found(made):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 async def test_equal_servers():
     false = 0
     with server_process(itl_s=0.010, **ANSWER) as a, server_process(itl_s=0.010, **ANSWER) as b:
@@ -28,7 +28,7 @@ async def test_equal_servers():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 async def test_a_server_slower_by_5_percent():
     hits = 0
     slow = ANSWER | {"ttft_s": 0.021}
