@@ -19,7 +19,8 @@ MIN_REQUESTS = samples_for(0.90)  # fewer do not even support a p90
 MAX_DELAY_S = 0.010  # p99 of what the client adds before it sends ...
 MAX_DELAY_SHARE = 0.05  # ... or this share of the median wait, where that is more
 MAX_MISSING = 0.01  # a hundredth of the requests missing is a p99 that was not measured
-MAX_CACHED = 0.01  # of prompt tokens, where no two prompts were meant to share any
+MAX_CACHED = 0.01  # of prompt tokens, where no two prompts were meant to share any ...
+OPENING_TOKENS = 16  # ... beyond what a chat template says before every prompt, on average
 MISCOUNT, MISCOUNT_TOKENS = 0.10, 2  # two counts of an answer may differ by the larger
 
 
@@ -170,8 +171,10 @@ def _tokens(done: Sequence[Record]) -> Iterator[Reason]:
 def _cache(point: Point, done: Sequence[Record]) -> Iterator[Reason]:
     told = [r for r in done if r.cached_tokens is not None and r.prompt_tokens]
     prompt = sum(r.prompt_tokens or 0 for r in told)
-    share = sum(r.cached_tokens or 0 for r in told) / prompt if prompt else 0.0
-    if not point.shares_prefixes and share > MAX_CACHED:
+    cached = sum(r.cached_tokens or 0 for r in told)
+    share = cached / prompt if prompt else 0.0
+    common = cached > OPENING_TOKENS * len(told)
+    if not point.shares_prefixes and share > MAX_CACHED and common:
         yield Reason(
             code="cache_hits",
             says=f"{share:.1%} of the prompt tokens came from the server's cache although no two "
