@@ -299,16 +299,6 @@ def moment(started: str) -> str:
     return f"{at.day} {at:%B %Y, %H:%M} UTC"
 
 
-def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What to bear in mind: windows that are not steady, and what the run noted."""
-    windows = [
-        f"{heading(p)}: {p['window']['reason']}"
-        for p in summary["points"]
-        if p["window"]["reason"] is not None
-    ]
-    return [*windows, *summary["notes"]]
-
-
 def conditions(points: Points) -> list[tuple[str, list[str]]]:
     """Each condition's name with one value where all points share it, else one a point."""
     names = dict.fromkeys(name for p in points for name in p["conditions"])

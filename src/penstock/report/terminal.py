@@ -49,7 +49,7 @@ def show(run: Run, console: Console) -> None:
             _paragraph(console, f"{figures.heading(point)}: {count} × {name}", "red")
     console.print()
     _paragraph(console, "; ".join(_conditions(points)), "dim")
-    if notes := figures.notes(summary):
+    if notes := summary["notes"]:
         console.print()
         for note in notes:
             _paragraph(console, f"Note: {note}")
@@ -118,6 +118,8 @@ def _verdict(console: Console, verdict: dict[str, Any]) -> None:
 
 def _conditions(points: figures.Points) -> Iterator[str]:
     for name, values in figures.conditions(points):
+        if name == "limit basis":  # long, and in the HTML report
+            continue
         yield f"{name}: {' · '.join(values)}"
 
 

@@ -11,6 +11,7 @@ from penstock.record.compare import Pair
 from penstock.report import look
 from penstock.report.look import Chart
 
+_COLOURS = {"better": look.ACCENT[0], "worse": look.WARN[0]}
 _BAND = 0.02  # the axis shows at least this much to either side
 
 
@@ -25,7 +26,7 @@ def effects(pair: Pair, width: int, height: int, titled: bool = False) -> Chart 
             "change": effect.change * 100,
             "low": effect.ci95[0] * 100,
             "high": effect.ci95[1] * 100,
-            "found": effect.finding in ("better", "worse"),
+            "colour": _COLOURS.get(effect.finding, look.MUTED[0]),
         }
         for effect in pair.effects
         if effect.change is not None and effect.ci95 is not None and effect.a
@@ -43,7 +44,7 @@ def _effects(rows: list[dict[str, Any]], prefix: str) -> alt.LayerChart:
         y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(grid=False, ticks=False)),
     )
     x = alt.Scale(domain=[-reach, reach], nice=False)
-    colour = alt.condition("datum.found", alt.value(look.ACCENT[0]), alt.value(look.MUTED[0]))
+    colour = alt.Color("colour:N", scale=None)
     zero = alt.Chart(look.data([{"x": 0}])).mark_rule(color=look.MUTED[0], strokeWidth=1)
     return alt.layer(
         zero.encode(x=alt.X("x:Q", scale=x)),
