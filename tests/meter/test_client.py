@@ -8,10 +8,12 @@ import subprocess
 
 import pytest
 
+from penstock.meter.driver import Drive, Limits
 from penstock.meter.http import HttpTarget
 from penstock.meter.target import TargetError
 from penstock.record.record import Outcome, Record
-from penstock.workload.plan import Ask
+from penstock.record.run import Load
+from penstock.workload.plan import Ask, Plan
 from tests.meter.scripted import serving
 
 
@@ -259,6 +261,18 @@ async def test_over_tls_the_clients_clock_stamps_and_says_so(certificate):
         assert r.sent_ns < r.first_ns
     assert server.connections == 1
     assert target.info.conditions["arrival_stamps"] == "the client's"
+
+
+async def test_workers_speak_tls_too(certificate):
+    asks = [Ask(id=str(i), content="p", prompt_tokens=1, output_tokens=8) for i in range(8)]
+    plan = Plan(load=Load(kind="closed", concurrency=2), asks=asks, warmup=0)
+    async with serving(certificate) as server:
+        target = await HttpTarget.open(server.url)
+        driven = Drive(target, plan, Limits(duration_s=60), workers=2)
+        await driven.run()
+        await target.close()
+    assert driven.done == 8
+    assert all(r.sent_ns < r.first_ns < r.last_ns for r in driven.records)
 
 
 async def test_the_api_key_is_a_bearer_token():
