@@ -37,7 +37,7 @@ def effects(pair: Pair, width: int, height: int, titled: bool = False) -> Chart 
     return look.dress(drawn, width, height)
 
 
-def _effects(rows: list[dict[str, Any]], prefix: str) -> alt.LayerChart:
+def _effects(rows: list[dict[str, Any]], prefix: str) -> Any:
     reach = max(_BAND * 100, *(max(abs(row["low"]), abs(row["high"])) for row in rows)) * 1.08
     names = [row["name"] for row in rows]
     base = alt.Chart(look.data(rows)).encode(
