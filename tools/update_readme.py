@@ -67,6 +67,23 @@ def batching(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def features(result: dict[str, Any]) -> str:
+    """What a request pays for beams, a schema, filters and penalties."""
+    told, beams = result["conditions"], result["beams_4_over_samples_4"]
+    rows = ["| what | against | time |", "|---|---|---|"]
+    for load, figure in beams.items():
+        rows.append(f"| 4 beams, {load} at once | 4 samples | {with_spread(figure, 2)} |")
+    schema = {k: 1 / v for k, v in result["json_schema_at_32"]["throughput_share"].items()}
+    schema["min"], schema["max"] = schema["max"], schema["min"]
+    rows.append(f"| a JSON schema | the same lengths without | {with_spread(schema, 2)} |")
+    for name, figure in result["time_over_plain_at_32"].items():
+        rows.append(f"| {name} | the same requests without | {with_spread(figure, 2)} |")
+    rows += ["", f"{conditions(told)}; {told['concurrency']} requests at once unless said, "
+             f"{told['prompt_tokens']} prompt and {told['output_tokens']} output tokens (a schema "
+             "ends its own output); median (least-greatest) of pairs."]  # fmt: skip
+    return "\n".join(rows)
+
+
 def overhead(host: dict[str, Any], scheduler: dict[str, Any]) -> str:
     """What Python costs: beside the model, and alone."""
     told, leaps = host["conditions"], scheduler["leaps"]
@@ -103,6 +120,7 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     png.write(shown, ROOT / "docs/images/bench.png")
     text = (ROOT / "README.md").read_text()
     text = fill(text, "report", report(shown))
+    text = fill(text, "features", features(results["request_features"]))
     text = fill(text, "batching", batching(results["batching_gain"]))
     text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
     (ROOT / "README.md").write_text(text)

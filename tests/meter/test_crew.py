@@ -97,6 +97,16 @@ async def test_a_closed_loop_keeps_its_slots_full_and_no_more(workers):
     assert all(r.sched_ns in ends or r.sched_ns == driven.start_ns for r in driven.records)
 
 
+async def test_a_worker_with_quick_answers_does_not_end_the_load_of_the_others():
+    async with serving(itl_s=0.001, service_s=0.03, seed=3) as server:
+        driven = await drive(server.url, closed(slots=2, count=60), workers=2)
+    assert driven.done == 60
+    # From the moment a slot stayed empty the load is not what it says it is.
+    assert driven.stop_ns == driven.thinned_ns
+    shares = [[r.end_ns for r in driven.records if int(r.request_id) % 2 == i] for i in (0, 1)]
+    assert driven.stop_ns == pytest.approx(min(map(max, shares)), abs=20e6)
+
+
 async def test_more_workers_than_slots_are_not_started():
     async with serving() as server:
         driven = await drive(server.url, closed(2, 4), 9)

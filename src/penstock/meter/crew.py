@@ -244,7 +244,10 @@ class Crew:
         if drive.stop_ns is not None:
             worker.outs = {k: out for k, out in worker.outs.items() if out.record is not None}
         elif worker.closed:
-            drive.stop(at_ns=at_ns)
+            # All that was planned is sent, though by then the load is less than it was.
+            drive.thinned_ns = min(at_ns, drive.thinned_ns or at_ns)
+            if all(other.spent for other in self._workers if not other.lost):
+                drive.stop()
 
     def _see_whether_over(self) -> None:
         """An open loop stops when all is sent and no session can go on; then all must end."""

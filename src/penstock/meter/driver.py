@@ -88,6 +88,7 @@ class Drive:
         self.start_ns = self.end_ns = 0
         self.stop_ns: int | None = None
         self.stopped_by: str | None = None
+        self.thinned_ns: int | None = None  # when a first slot of several workers' stayed empty
         self.interrupted = False
         self.begun = self.done = self.failed = self.tokens = self.output_tokens = 0
         self._failed_in_a_row = 0
@@ -141,7 +142,8 @@ class Drive:
     def stop(self, reason: str | None = None, at_ns: int | None = None) -> None:
         """Send no more; what is under way may end. Only the first call counts."""
         if self.stop_ns is None:
-            self.stop_ns = monotonic_ns() if at_ns is None else at_ns
+            stop_ns = monotonic_ns() if at_ns is None else at_ns
+            self.stop_ns = min(stop_ns, self.thinned_ns or stop_ns)
             self.stopped_by = reason
             self._sender.stop()
 
