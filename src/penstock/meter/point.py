@@ -67,7 +67,8 @@ def _seen(drive: Drive, info: TargetInfo) -> dict[str, Condition]:
 def _processes(drive: Drive) -> str:
     if not drive.workers:
         return "in the engine's process"
-    return "one sending process" if drive.workers == 1 else f"{drive.workers} sending processes"
+    many = "one sending process" if drive.workers == 1 else f"{drive.workers} sending processes"
+    return f"{many}, real-time" if drive.realtime else many
 
 
 def _notes(drive: Drive) -> Iterator[str]:
