@@ -67,6 +67,11 @@ class Matcher:
             self._compiled.spent = True
 
     @property
+    def stopped(self) -> bool:
+        """Whether no token can follow: it is complete, or there was an error."""
+        return bool(self._inner.is_stopped())
+
+    @property
     def complete(self) -> bool:
         """Whether the grammar is satisfied and nothing but the end can follow."""
         return self._inner.is_stopped() and not self._inner.is_error()

@@ -40,8 +40,9 @@ class Guided:
 
     def accept(self, tokens: NDArray[np.int64]) -> None:
         """Follow each grammar by the token its row chose."""
+        chosen = tokens.tolist() if self._rows else []
         for row, generation, matcher in self._rows:
-            if matcher.error is None:
-                matcher.accept(int(tokens[row]))
-                generation.over = matcher.complete
-            generation.failure = matcher.error
+            matcher.accept(chosen[row])
+            if matcher.stopped:
+                generation.failure = matcher.error
+                generation.over = generation.failure is None
