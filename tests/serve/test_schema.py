@@ -86,8 +86,9 @@ def try_cases(api: Any, path: str, count: int) -> None:
         case.validate_response(response, checks=CHECKS)
 
     each()
-    assert statuses[200] > count // 60, statuses
-    assert statuses[400] > count // 60, statuses
+    assert statuses.total() >= count // 2, statuses
+    if count == SLOW:  # a few cases may all be of one kind
+        assert min(statuses[200], statuses[400]) > count // 60, statuses
 
 
 @pytest.mark.parametrize("path", PATHS)
