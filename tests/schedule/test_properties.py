@@ -200,22 +200,32 @@ def test_planted_faults_are_caught(fault, monkeypatch: pytest.MonkeyPatch) -> No
             live(Policy(max_running=6, max_step_tokens=24), 12, 4, seed, requests=12)
 
 
+def random_life(seed: int) -> None:
+    rng = random.Random(seed)
+    page_size = rng.choice([1, 2, 4, 16])
+    max_running = rng.randrange(1, 9)
+    policy = Policy(
+        max_running=max_running,
+        max_step_tokens=max_running + page_size + rng.randrange(40),
+        admit=rng.choice(["chunk", "known", "limit"]),
+        reserve=rng.choice([0.0, 0.01, 0.3]),
+        chunked_prefill=rng.random() < 0.7,
+        align_chunks=rng.random() < 0.5,
+        prefix_sharing=rng.random() < 0.8,
+        kv_cache=rng.random() < 0.8,
+        batching=rng.choice(["continuous", "continuous", "static"]),
+        fill_wait_s=rng.choice([0.0, 3.0]),
+    )
+    live(policy, rng.choice([1, 2, 3, 5, 8, 20, 60]), page_size, seed, rng.randrange(1, 60))
+
+
+@pytest.mark.parametrize("seed", [265, 737])
+def test_lives_that_once_failed(seed: int) -> None:
+    """A peer went ahead for want of budget; a newcomer took pages of a chunk already planned."""
+    random_life(seed)
+
+
 @pytest.mark.slow
 def test_many_more_random_lives() -> None:
     for seed in range(3_000):
-        rng = random.Random(seed)
-        page_size = rng.choice([1, 2, 4, 16])
-        max_running = rng.randrange(1, 9)
-        policy = Policy(
-            max_running=max_running,
-            max_step_tokens=max_running + page_size + rng.randrange(40),
-            admit=rng.choice(["chunk", "known", "limit"]),
-            reserve=rng.choice([0.0, 0.01, 0.3]),
-            chunked_prefill=rng.random() < 0.7,
-            align_chunks=rng.random() < 0.5,
-            prefix_sharing=rng.random() < 0.8,
-            kv_cache=rng.random() < 0.8,
-            batching=rng.choice(["continuous", "continuous", "static"]),
-            fill_wait_s=rng.choice([0.0, 3.0]),
-        )
-        live(policy, rng.choice([1, 2, 3, 5, 8, 20, 60]), page_size, seed, rng.randrange(1, 60))
+        random_life(seed)

@@ -354,8 +354,8 @@ class Scheduler:
         if end <= start:
             return 0
         while self.pool.available < self._pages_for(end) - len(sequence.pages):
-            victim = self._youngest()
-            if victim.order <= sequence.group[-1].order:
+            victim = self._victim(sequence, plan)
+            if victim is None:
                 # Everyone younger is gone; make do with the pages there are.
                 if not (self.policy.chunked_prefill and self.policy.kv_cache):
                     return 0
@@ -371,18 +371,24 @@ class Scheduler:
         return end - start
 
     def _in_line(self, sequence: Sequence, budget: int, plan: StepPlan) -> bool:
-        """Whether all peers have only their last known token to compute, and this step can."""
+        """Whether all peers have only their last known token to compute, and this step can.
+
+        The first of them decides, for all: the others follow it in the plan.
+        """
         peers = sequence.peers
+        if (at := peers.index(sequence)) > 0:
+            last = plan.chunks[-1] if plan.chunks else None
+            return last is not None and last.sequence is peers[at - 1] and last.samples
         for peer in peers:
             self._sharing.adopt(peer)
-        missing = sum(self._pages_for(p.target) - len(p.pages) for p in peers)
-        if budget < len(peers) - peers.index(sequence) or any(
-            p.target - p.computed > 1 for p in peers
-        ):
+        if budget < len(peers) or any(p.target - p.computed > 1 for p in peers):
             return False
-        while self.pool.available < missing and self._youngest().order > peers[-1].order:
-            self._preempt(self._youngest(), plan)
-        return self.pool.available >= missing
+        missing = sum(self._pages_for(p.target) - len(p.pages) for p in peers)
+        while self.pool.available < missing:
+            if (victim := self._victim(sequence, plan)) is None:
+                return False
+            self._preempt(victim, plan)
+        return True
 
     def _chunk_end(self, sequence: Sequence, end: int) -> int:
         if end < sequence.target and self.policy.align_chunks:
@@ -498,6 +504,13 @@ class Scheduler:
                 self._end(sequence, "length")
             else:
                 self._due.append(sequence)
+
+    def _victim(self, sequence: Sequence, plan: StepPlan) -> Sequence | None:
+        """Return the youngest that is younger than `sequence` and has no chunk in the plan."""
+        planned = {s for chunk in plan.chunks for s in chunk.sequence.group}
+        last = sequence.group[-1].order
+        younger = (s for s in (*self._prefills, *self._decodes) if s.order > last)
+        return max((s for s in younger if s not in planned), key=lambda s: s.order, default=None)
 
     def _youngest(self) -> Sequence:
         return max((*self._prefills, *self._decodes), key=lambda s: s.order)
