@@ -172,6 +172,8 @@ def test_what_no_search_can_do_is_refused(checkpoint: Path) -> None:
         engine.submit(request("a", [1, 2], search(9, limit=4)))
     with pytest.raises(ValueError, match="top_p has no meaning"):
         SamplingParams(beam=Beam(width=2), top_p=0.5)
+    with pytest.raises(ValueError, match="temperature has no meaning"):
+        SamplingParams(beam=Beam(width=2), temperature=0.7)
     with pytest.raises(ValueError, match="between n=4"):
         search(3, n=4)
     plain = Engine.load(str(checkpoint), msgspec.structs.replace(BASE, kv_cache=False))

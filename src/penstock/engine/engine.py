@@ -151,7 +151,7 @@ class Engine:
         if limit > about.max_model_len or len(prompt) >= longest:
             raise _too_long(len(prompt), params.max_tokens, longest)
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        made = generations(request, seed, self._enders(params), limit, self._grammars)
+        made = generations(request, seed, self._enders(params), limit)
         sequences = [
             Sequence(
                 id=(request.id, generation.index),
@@ -171,8 +171,10 @@ class Engine:
             full.retry_after_s = self._retry_after()
             raise
         if params.grammar is None:
-            self.scheduler.add(*sequences, now=time.monotonic(), placed=True)
+            self.scheduler.place(*sequences, now=time.monotonic())
         else:
+            for generation in made:
+                generation.guide = self._grammars.start(params.grammar)
             self._compiling[request.id] = sequences  # no step shall wait for it
         self._generations |= zip(sequences, made, strict=True)
         self._alive[request.id] = dict(enumerate(sequences))
@@ -245,7 +247,7 @@ class Engine:
         """Queue requests that were held back."""
         for request_id in list(requests):
             if (sequences := self._compiling.pop(request_id, None)) is not None:
-                self.scheduler.add(*sequences, now=time.monotonic(), placed=True)
+                self.scheduler.place(*sequences, now=time.monotonic())
 
     def _account(
         self, sampled: list[tuple[Sequence, Generation]], deltas: dict[Sequence, Delta]

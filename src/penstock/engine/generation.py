@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from penstock.engine.beam import BeamSearch
-from penstock.engine.grammar import Grammars, Matcher
+from penstock.engine.grammar import Matcher
 from penstock.engine.request import GenerateRequest, TokenLogprob
 from penstock.engine.sampling import choice_seed
 from penstock.engine.shaping import Shaping
@@ -46,11 +46,7 @@ class Generation:
 
 
 def generations(
-    request: GenerateRequest,
-    seed: int,
-    enders: frozenset[int],
-    limit: int,
-    grammars: Grammars,
+    request: GenerateRequest, seed: int, enders: frozenset[int], limit: int
 ) -> list[Generation]:
     """One for each sequence of a request: its choices, or its beams.
 
@@ -67,7 +63,6 @@ def generations(
             choice_seed(seed, index),
             shaping=Shaping(params, request.prompt, enders) if Shaping.wanted(params) else None,
             search=search,
-            guide=grammars.start(params.grammar) if params.grammar else None,
             logprobs=None if params.logprobs is None else [],
             prompt_logprobs=[None] if index == 0 and params.prompt_logprobs is not None else None,
         )

@@ -45,4 +45,4 @@ class Guided:
             matcher.accept(chosen[row])
             if matcher.stopped:
                 generation.failure = matcher.error
-                generation.over = generation.failure is None
+                generation.over = matcher.complete

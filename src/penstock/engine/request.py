@@ -104,8 +104,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         sampled = SamplingParams(
             n=self.n,
             max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            seed=self.seed,
+            temperature=self.temperature if self.temperature in (0.0, 1.0) else 1.0,
+            seed=self.seed,  # the same seed gives the same text: it always does
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
             beam=None,

@@ -147,13 +147,13 @@ class Scheduler:
             self._check_alone(sequence)
         self._check_room(len(sequences), sum(s.prompt for s in sequences))
 
-    def add(self, *sequences: Sequence, now: float = 0.0, placed: bool = False) -> None:
-        """Queue sequences, all of them or none; `placed` ones passed `check_place` before.
+    def add(self, *sequences: Sequence, now: float = 0.0) -> None:
+        """Queue sequences, all of them or none. Raises as `check_place`."""
+        self.check_place(*sequences)
+        self.place(*sequences, now=now)
 
-        Raises as `check_place`.
-        """
-        if not placed:
-            self.check_place(*sequences)
+    def place(self, *sequences: Sequence, now: float = 0.0) -> None:
+        """Queue sequences that passed `check_place`, now or earlier."""
         for sequence in sequences:
             if not (self.policy.prefix_sharing and self.policy.kv_cache):
                 sequence.keys = no_keys
