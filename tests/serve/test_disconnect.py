@@ -47,11 +47,16 @@ def test_hanging_up_in_the_middle_of_a_stream(slow: Server) -> None:
     slow.eventually(slow.at_rest, "no page held after hanging up", 2)
 
 
-def test_hanging_up_with_more_requests_in_the_pipe(slow: Server) -> None:
-    """It is the first of them that runs, and the last that the server has read."""
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("prompt", ["short", "long " * 4_000])
+def test_hanging_up_with_more_requests_in_the_pipe(slow: Server, when: str, prompt: str) -> None:
+    """It is the first of them that runs, and what follows is not read before its turn."""
     connection = http_client.post_and_hold(slow.address, "/v1/completions", LONG)
+    if when == "later":
+        slow.eventually(lambda: slow.metric("num_requests_running") == 1, "the first runs")
     for stream in (True, False):
-        http_client.send(connection, "/v1/completions", LONG | {"stream": stream})
+        body = LONG | {"stream": stream, "prompt": prompt}
+        http_client.send(connection, "/v1/completions", body)
     slow.eventually(lambda: slow.metric("num_requests_running") == 1, "the first runs")
     connection.close()
     slow.eventually(slow.at_rest, "no page held after hanging up", 2)

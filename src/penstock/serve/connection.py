@@ -8,6 +8,7 @@ token: the transport itself says when its buffer is full and when it is not.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -23,6 +24,11 @@ from penstock.serve.errors import ApiError, ErrorBody
 # Bytes of request line and headers together. Browsers and proxies stay under 16 KiB.
 MAX_HEAD = 64 << 10
 
+# How often a connection that is not read is asked whether its other end is there.
+LOOK_S = 0.25
+
+# Linux tells of an end that comes after bytes not yet read; elsewhere this is the nearest.
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 T = TypeVar("T")
@@ -52,6 +58,7 @@ class Connection(HttpToolsProtocol):
         self._write_timeout_s = write_timeout_s
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._served: RequestResponseCycle | None = None
         self._in_head = False
         self._head_bytes = 0
@@ -106,6 +113,8 @@ class Connection(HttpToolsProtocol):
             raise _Refused
         self._in_head = False
         super().on_headers_complete()
+        if self.pipeline and self._looking is None:
+            self._look_for_end()
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -136,6 +145,22 @@ class Connection(HttpToolsProtocol):
                 "request_timeout",
                 f"The request was not complete after {self._body_timeout_s:g} s, the limit.",
             )
+
+    def _look_for_end(self) -> None:
+        """With requests sent ahead, nothing is read until their turn, nor is the end seen.
+
+        The end is not here either while the kernel's buffers are too full for it: a
+        client that sent 50 KB and more ahead is missed when its turn comes.
+        """
+        self._looking = None
+        if not self.pipeline or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _HUNG_UP)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._looking = self.loop.call_later(LOOK_S, self._look_for_end)
 
     # Refusing.
 
