@@ -10,6 +10,14 @@ import msgspec
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
+class BadValue(ValueError):
+    """A value that a field of `SamplingParams`, or of its `Beam`, cannot have; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Grammar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the output must match, from its first character to its last.
 
@@ -51,7 +59,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     the prompt. With `beam` the `n` best of its beams are returned, and nothing
     is sampled.
 
-    Raises `ValueError` naming the field when a value is out of range.
+    Raises `BadValue` when a value is out of range, or does not go with another.
     """
 
     n: int = 1
@@ -77,30 +85,39 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name, low, high in RANGES:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:  # NaN is in no range
-                raise ValueError(f"{name}={value} must lie in [{low:g}, {high:g}].")
+                raise BadValue(name, f"{name}={value} must lie in [{low:g}, {high:g}].")
         if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]; 1 is off.")
+            raise BadValue("top_p", f"top_p={self.top_p} must lie in (0, 1]; 1 is off.")
         if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0.")
+            raise BadValue(
+                "repetition_penalty",
+                f"repetition_penalty={self.repetition_penalty} must be above 0.",
+            )
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must fit in 64 bits.")
+            raise BadValue("seed", f"seed={self.seed} must fit in 64 bits.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens={self.min_tokens} exceeds max_tokens={self.max_tokens}.")
+            raise BadValue(
+                "min_tokens", f"min_tokens={self.min_tokens} exceeds max_tokens={self.max_tokens}."
+            )
         if not all(-100 <= bias <= 100 for bias in self.logit_bias.values()):
-            raise ValueError("logit_bias: each bias must lie in [-100, 100].")
+            raise BadValue("logit_bias", "logit_bias: each bias must lie in [-100, 100].")
         if self.grammar is not None and (self.ignore_eos or self.min_tokens):
             name = "ignore_eos" if self.ignore_eos else "min_tokens"
-            raise ValueError(f"{name} cannot be met where a grammar says what may end the output.")
+            raise BadValue(
+                name, f"{name} cannot be met where a grammar says what may end the output."
+            )
         if self.beam is not None:
             self._check_beam(self.beam)
 
     def _check_beam(self, beam: Beam) -> None:
         if not self.n <= beam.width <= MAX_CHOICES:
-            raise ValueError(
-                f"beam width={beam.width} must lie between n={self.n} and {MAX_CHOICES}."
+            raise BadValue(
+                "n", f"beam width={beam.width} must lie between n={self.n} and {MAX_CHOICES}."
             )
         if not -10 <= beam.length_penalty <= 10:
-            raise ValueError(f"length_penalty={beam.length_penalty} must lie in [-10, 10].")
+            raise BadValue(
+                "length_penalty", f"length_penalty={beam.length_penalty} must lie in [-10, 10]."
+            )
         sampled = SamplingParams(
             n=self.n,
             max_tokens=self.max_tokens,
@@ -112,7 +129,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
         for name in self.__struct_fields__:
             if name != "beam" and getattr(self, name) != getattr(sampled, name):
-                raise ValueError(f"{name} has no meaning in beam search; leave it out.")
+                raise BadValue(name, f"{name} has no meaning in beam search; leave it out.")
 
 
 MAX_CHOICES = 128

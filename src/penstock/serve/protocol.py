@@ -7,11 +7,12 @@ serve is in `fields.NOT_SERVED`; all else is unknown. Both are refused by name.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from penstock.engine.request import MAX_CHOICES, Beam, Grammar, SamplingParams
+from penstock.engine.request import MAX_CHOICES, BadValue, Beam, Grammar, SamplingParams
 from penstock.serve.conversation import (
     CalledFunction,
     ChosenFunction,
@@ -51,7 +52,7 @@ class StreamOptions(Part):
     )
 
 
-class GenerateBody(Body):
+class GenerateBody(Body, ABC):
     """The parameters both APIs share."""
 
     model: Text | None = Field(None, description="the model this server serves, or absent")
@@ -190,9 +191,9 @@ class GenerateBody(Body):
         return self.n
 
     @property
+    @abstractmethod
     def shown_logprobs(self) -> int | None:
         """How many likeliest tokens are shown beside each token; None for no log probabilities."""
-        raise NotImplementedError
 
     def grammar(self) -> Grammar | None:
         """Return what the output must match, or None for any text."""
@@ -207,9 +208,8 @@ class GenerateBody(Body):
         """
         try:
             return self._params(grammar)
-        except ValueError as error:
-            name = str(error).split("=")[0].split()[0].strip(":")
-            raise BadParameter("n" if name == "beam" else name, str(error)) from error
+        except BadValue as error:
+            raise BadParameter(error.field, str(error)) from error
 
     def _params(self, grammar: Grammar | None) -> SamplingParams:
         beam = None
