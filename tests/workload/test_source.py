@@ -3,7 +3,9 @@ import pytest
 
 from penstock.workload.arrivals import Poisson
 from penstock.workload.lengths import parse_lengths
-from penstock.workload.prompts import CutPrompts
+from penstock.workload.plan import deal
+from penstock.workload.prompts import CutPrompts, GivenPrompts
+from penstock.workload.shapes import Prefix
 from penstock.workload.source import Source
 from penstock.workload.traces import Trace
 
@@ -37,6 +39,25 @@ def test_points_of_a_run_share_no_prompt():
     asks = [*one.closed(4, 50).asks, *one.open(Poisson(3.0), count=50).asks]
     assert len({ask.content for ask in asks}) == 100
     assert len({ask.id for ask in asks}) == 100
+
+
+def test_only_what_shares_by_design_is_said_to_share(tmp_path):
+    def shares(**given):
+        made = source()
+        for name, value in given.items():
+            setattr(made, name, value)
+        return [made.closed(1, 2).shares_prefixes, deal(made.closed(1, 2), 1)[0].shares_prefixes]
+
+    given = tmp_path / "prompts.jsonl"
+    given.write_text('{"prompt": "a"}\n')
+    assert shares() == [False, False]
+    assert shares(n=2) == [True, True]
+    assert shares(shape=Prefix(groups=1, tokens=4)) == [True, True]
+    assert shares(prompts=GivenPrompts(given)) == [True, True]
+    assert not source().replay(trace((0.0, 12, 5))).shares_prefixes
+    shared = trace((0.0, 12, 5))
+    shared.blocks, shared.block_tokens = [[(0, 1)]], 16
+    assert source().replay(shared).shares_prefixes
 
 
 def test_the_plan_is_a_function_of_the_seed():

@@ -24,7 +24,6 @@ def point_of(drive: Drive, info: TargetInfo, role: Role, repeat: int = 0) -> Poi
     """The operating point that a drive measured."""
     plan = drive.plan
     assert drive.stop_ns is not None
-    unique = str(plan.conditions.get("prompts")).startswith("unique")
     return Point(
         load=plan.load,
         start_ns=drive.start_ns,
@@ -35,7 +34,7 @@ def point_of(drive: Drive, info: TargetInfo, role: Role, repeat: int = 0) -> Poi
         notes=[f"{_name(plan.load)}: {note}" for note in [*plan.notes, *_notes(drive)]],
         repeat=repeat,
         role=role,
-        shares_prefixes=not unique or plan.asks[0].n > 1,
+        shares_prefixes=plan.shares_prefixes,
         interrupted=drive.interrupted,
         missing=drive.missing,
         records=drive.records,

@@ -99,13 +99,15 @@ class Plan(msgspec.Struct, kw_only=True):
     """The asks of one operating point, in the order in which they are wanted.
 
     The first `warmup` of them are the warm-up. `think_s` is the pause of a
-    closed loop between an answer and the slot's next request.
+    closed loop between an answer and the slot's next request. With
+    `shares_prefixes` prompts begin alike by design, so that cache hits are wanted.
     """
 
     load: Load
     asks: Sequence[Ask]
     warmup: int
     think_s: float = 0.0
+    shares_prefixes: bool = False
     conditions: dict[str, Condition] = {}
     notes: list[str] = []
 

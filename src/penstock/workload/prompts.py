@@ -35,12 +35,13 @@ class Prompts(Protocol):
     """A source of prompts.
 
     `description` goes into the conditions; `exact` says whether the wanted
-    lengths are met by count rather than by estimate, and `sized` whether the
-    source heeds the wanted length at all.
+    lengths are met by count rather than by estimate, `sized` whether the source
+    heeds the wanted length at all, and `unique` whether no two prompts begin alike.
     """
 
     sized: bool
     exact: bool
+    unique: bool
 
     @property
     def description(self) -> str:
@@ -61,6 +62,7 @@ class CutPrompts:
     """
 
     sized = True
+    unique = True
 
     def __init__(
         self,
@@ -133,6 +135,7 @@ class GivenPrompts:
 
     sized = False
     exact = True
+    unique = False  # nobody knows what a file repeats
 
     def __init__(self, path: Path) -> None:
         self.items = _read_jsonl(path)

@@ -153,7 +153,7 @@ class Source(msgspec.Struct, kw_only=True):
 
     def _tell(self, plan: Plan, sharing: str) -> None:
         """Say what prompts share: they are no longer unique, and caches may help."""
-        prompts = self.prompts
+        plan.shares_prefixes, prompts = True, self.prompts
         cut = prompts.cut if isinstance(prompts, CutPrompts) else prompts.description
         plan.conditions["prompts"] = f"{sharing}; {cut}"
 
@@ -179,6 +179,7 @@ class Source(msgspec.Struct, kw_only=True):
             load=load,
             asks=Asks(make, range(len(wanted))),
             warmup=0,
+            shares_prefixes=not self.prompts.unique or self.n > 1,
             conditions={
                 "concurrency": load.concurrency or "not limited",
                 "rate": "as answered" if load.rate is None else load.rate,

@@ -98,6 +98,7 @@ class TaskSet(msgspec.Struct, kw_only=True):
 
     sized = False
     exact = True
+    unique = False  # the examples open each of them, and a task is asked more than once
 
     @property
     def description(self) -> str:
