@@ -13,10 +13,11 @@ non-homogeneous Poisson process (Çinlar's inversion; no thinning needed).
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import pi, sin
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +26,7 @@ _CHUNK = 4096  # gaps drawn at a time; the stream is the same for every size
 _BISECTIONS = 45  # halve a bracket of a day to below a nanosecond
 
 
-class Arrival(msgspec.Struct, frozen=True):
+class Arrival(ABC):
     """A law of arrivals; Poisson unless a subclass says otherwise."""
 
     @property
@@ -33,17 +34,17 @@ class Arrival(msgspec.Struct, frozen=True):
         """For the conditions."""
         return f"Poisson at a changing rate, {self}"
 
+    @abstractmethod
     def expected(self, seconds: float) -> float:
         """Arrivals to be expected in the first `seconds`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def when(self, count: Offsets) -> Offsets:
         """The inverse of `expected`: when so many have come."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scaled(self, factor: float) -> Arrival:
         """The same law with every rate multiplied."""
-        raise NotImplementedError
 
     def gaps(self, size: int, rng: np.random.Generator) -> Offsets:
         """Gaps in units of expected arrivals, of mean one."""
@@ -77,7 +78,8 @@ class Arrival(msgspec.Struct, frozen=True):
             yield gaps
 
 
-class Poisson(Arrival, frozen=True):
+@dataclass(frozen=True)
+class Poisson(Arrival):
     """Independent users: exponential gaps."""
 
     rate: float  # requests/s
@@ -100,13 +102,14 @@ class Poisson(Arrival, frozen=True):
 
     def scaled(self, factor: float) -> Poisson:
         """See `Arrival`."""
-        return msgspec.structs.replace(self, rate=self.rate * factor)
+        return replace(self, rate=self.rate * factor)
 
     def __str__(self) -> str:
         return f"poisson:{self.rate:g}"
 
 
-class Constant(Poisson, frozen=True):
+@dataclass(frozen=True)
+class Constant(Poisson):
     """Exactly 1/rate seconds apart, the first at zero."""
 
     @property
@@ -126,7 +129,8 @@ class Constant(Poisson, frozen=True):
         return f"constant:{self.rate:g}"
 
 
-class Gamma(Poisson, frozen=True):
+@dataclass(frozen=True)
+class Gamma(Poisson):
     """Gamma gaps. Burstiness is the shape k, as in vLLM's and AIPerf's options.
 
     1 is Poisson, *smaller is burstier*, large approaches constant: the
@@ -154,7 +158,8 @@ class Gamma(Poisson, frozen=True):
         return f"gamma:{self.rate:g},{self.burstiness:g}"
 
 
-class Ramp(Arrival, frozen=True):
+@dataclass(frozen=True)
+class Ramp(Arrival):
     """Poisson at a rate that goes evenly from `low` to `high`, and stays there."""
 
     low: float  # requests/s
@@ -188,7 +193,8 @@ class Ramp(Arrival, frozen=True):
         return f"ramp:{self.low:g}-{self.high:g},{self.seconds:g}"
 
 
-class Spike(Arrival, frozen=True):
+@dataclass(frozen=True)
+class Spike(Arrival):
     """Poisson at `base`, but at `peak` from second `start` to second `end`."""
 
     base: float  # requests/s
@@ -221,7 +227,8 @@ class Spike(Arrival, frozen=True):
         return f"spike:{self.base:g},{self.peak:g},{self.start:g}-{self.end:g}"
 
 
-class Diurnal(Arrival, frozen=True):
+@dataclass(frozen=True)
+class Diurnal(Arrival):
     """Poisson at mean·(1 - depth·cos(2πt/period)): begins at night, peaks at half a period."""
 
     mean: float  # requests/s
