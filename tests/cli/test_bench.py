@@ -11,9 +11,12 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from penstock.cli import app
+from penstock.cli.asked import options_of
+from penstock.cli.parse import given
 from penstock.record.run import load
 from tests.meter.test_bench import server_process
 
@@ -34,7 +37,7 @@ def run(*arguments, **environment):
 def test_json_prints_the_summary_alone_and_the_run_is_kept(tmp_path):
     with server_process() as url:
         out = tmp_path / "run"
-        done = run("bench", url, "--requests", "12", *FAST, "--json", "--out", str(out))
+        done = run("bench", url, "--requests", "12", *FAST, "--json", "--png", "--out", str(out))
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert [p["load"]["concurrency"] for p in summary["points"]] == [1, 16]
@@ -55,6 +58,8 @@ def test_json_prints_the_summary_alone_and_the_run_is_kept(tmp_path):
             assert name in point
     assert summary["html"] == str(out / "report.html")
     assert (out / "report.html").stat().st_size > 1000
+    assert summary["png"] == str(out / "report.png")
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     assert load(out).summary == summary
 
 
@@ -172,11 +177,26 @@ def test_whole_answers_have_a_total_time_only(tmp_path):
 
 def test_a_server_that_only_fails_exits_1(tmp_path):
     with server_process(fault="503") as url:
-        done = run("bench", url, "--requests", "9", *FAST, "--json", "--out", str(tmp_path))
+        done = run(
+            "bench", url, "--requests", "9", *FAST, "--json", "--png", "--out", str(tmp_path)
+        )
     assert done.returncode == 1
+    assert "--png: this run has no picture" in done.stderr
+    assert not (tmp_path / "report.png").exists()
     point = json.loads(done.stdout)["points"][0]
     assert point["errors"] == {"count": 9, "by_class": {"http_503": 9}}
     assert point["output_throughput"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "repeats"),
+    [([], 1), (["--repeats", "3"], 3), (["--interleave", "http://y"], 5)],
+    ids=str,
+)
+def test_so_many_repeats_unless_told(more, repeats):
+    command = typer.main.get_command(app).commands["bench"]
+    context = command.make_context("bench", ["http://x", *more])
+    assert options_of(context.params, given(context)).repeats == repeats
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ Params = Mapping[str, Any]  # of the command, by name
 
 # These are called alike by command and meter, and need no reading.
 _SAME = """
-    trace limit requests repeats warmup workers n prompts seed salt context rules
+    trace limit requests warmup workers n prompts seed salt context rules
     tasks few_shot temperature unsafe_sandbox
 """
 
@@ -55,10 +55,9 @@ def options_of(params: Params, given: Set[str]) -> Options:
             "whole answers have only a total time; limit that, as e2e<10s", param_hint="--slo"
         )
     same = {name: params[name] for name in _SAME.split()}
-    if params["interleave"] is not None and "repeats" not in given:
-        same["repeats"] = 5
     return Options(
         **same,
+        repeats=params["repeats"] or (1 if params["interleave"] is None else 5),
         input_len=lengths("input_len"),
         output_len=lengths("output_len"),
         concurrency=slots if concurrency is None else read("--concurrency", counts, concurrency),
