@@ -6,9 +6,11 @@ import pytest
 
 from penstock.record.compare import ALPHA, TESTED, compare
 from penstock.record.gate import Gate, parse_gates, rule
+from penstock.record.quality import Vote, over_tasks
 from penstock.record.record import Outcome
 from penstock.record.run import Run
 from penstock.record.slo import parse_slos
+from penstock.record.stats import difference
 from tests.record.simulated import closed_point, run_of
 
 
@@ -170,6 +172,83 @@ def test_goodput_wants_the_same_limits():
     assert effect.a > 5
 
 
+def tasked(seed, right, samples=1, tasks=None, repeat=0, **options):
+    """A point whose requests were samples of tasks, right with that probability each."""
+    made = closed_point(seed, repeat=repeat, deviation=0.02, **options)
+    rng = np.random.default_rng(seed)
+    made.conditions = {**made.conditions, "samples_per_prompt": samples}
+    for i, record in enumerate(made.records):
+        record.task, record.sample = str(i // samples), i % samples
+        if tasks is not None and i // samples >= tasks:
+            break
+        record.correct = bool(rng.random() < right)
+        record.answer = "right" if record.correct else f"wrong {rng.integers(3)}"
+    return made
+
+
+QUALITY = ["accuracy", "correct_per_s"]
+
+
+def test_right_answers_are_compared_where_there_are_tasks():
+    a, b = bare(tasked(1, 0.8)), bare(tasked(2, 0.4))
+    made = compare(a, b)
+    by_name = {e.name: e for e in made.pairs[0].effects}
+    assert by_name["accuracy"].finding == by_name["correct_per_s"].finding == "worse"
+    assert by_name["accuracy"].a == pytest.approx(0.8, abs=0.06)
+    assert by_name["accuracy"].change == pytest.approx(-0.5, abs=0.08)
+    gates = parse_gates("accuracy<-5%,correct_per_s<-5%")
+    assert [r.failed for r in rule(gates, made)] == [True, True]
+    assert [r.failed for r in rule(gates, compare(a, a))] == [False, False]
+    assert not set(QUALITY) & set(findings(compare(bare(closed_point(1)), bare(closed_point(2)))))
+
+
+def test_equal_accuracies_differ_no_more_often_than_stated():
+    """Also where nearly all are right, and with few tasks: 400 pairs, of which 5 % may differ."""
+    for right, tasks in ((0.5, 40), (0.97, 40), (0.7, 12)):
+        rng, differ = np.random.default_rng(5), 0
+        for _ in range(400):
+            a, b = (
+                over_tasks(
+                    Vote(task=str(i), right=bool(rng.random() < right), share=0, at_ns=0)
+                    for i in range(tasks)
+                )
+                for _ in "ab"
+            )
+            differ += difference(a, b).p < 0.05
+        assert differ <= 400 * 0.05 + 2 * (400 * 0.05 * 0.95) ** 0.5
+
+
+def test_repeats_of_a_task_are_one_part_of_its_accuracy():
+    """The same answer ten times is no ten answers."""
+    votes = [Vote(task=str(i), right=i % 3 > 0, share=0, at_ns=0) for i in range(30)]
+    once, often = over_tasks(votes), over_tasks(votes * 10)
+    assert once == often
+    assert once.value == pytest.approx(2 / 3)
+    assert over_tasks(votes[:1] * 10) is None
+
+
+def test_a_change_to_all_right_is_found_though_nothing_varies():
+    a, b = bare(tasked(1, 0.5, tasks=60)), bare(tasked(2, 1.0, tasks=60))
+    effect = compare(a, b, ["accuracy"]).pairs[0].effects[0]
+    assert (effect.b, effect.finding) == (1.0, "better")
+    assert effect.ci95[0] > 0
+
+
+def test_points_of_one_load_are_matched_by_their_samples():
+    run = bare(*(tasked(n, 0.6, samples=n, seconds=20) for n in (1, 4)))
+    made = compare(run, run, QUALITY)
+    assert [p.at for p in made.pairs] == ["with 8 at once", "with 8 at once and 4 samples a task"]
+    first, second = (p.effects[0].a for p in made.pairs)
+    assert first != second
+
+
+def test_a_gate_on_what_neither_run_has_does_not_pass():
+    a = bare(closed_point(1, seconds=15))
+    for ruling in rule(parse_gates("accuracy<-5%,goodput<-5%"), compare(a, a)):
+        assert ruling.failed
+        assert "neither run has" in ruling.says
+
+
 def test_unknown_tokens_are_not_tested():
     a = closed_point(1)
     for record in a.records:
@@ -181,7 +260,9 @@ def test_unknown_tokens_are_not_tested():
 def test_the_comparison_goes_through_json(pair):
     made = compare(*pair)
     assert msgspec.json.decode(msgspec.json.encode(made), type=type(made)) == made
-    assert [e.name for e in made.pairs[0].effects] == [n for n in TESTED if n != "goodput"]
+    assert [e.name for e in made.pairs[0].effects] == [
+        n for n in TESTED if n not in ("goodput", *QUALITY)
+    ]
 
 
 def test_gates_are_read():

@@ -114,6 +114,9 @@ def test_figures_by_name(root):
     assert figure(point, "output_throughput")[0] == point["output_throughput"]["value"]
     assert figure(point, "errors") == (0.0, None)
     assert figure(point, "goodput")[0] > 0
+    assert figure(point, "accuracy") == figure(point, "correct_per_s") == (None, None)
+    point["quality"] = {"accuracy": {"value": 0.4, "ci95": [0.3, 0.5]}}
+    assert figure(point, "accuracy") == (0.4, [0.3, 0.5])
     with pytest.raises(ValueError, match="no metric"):
         figure(point, "speed")
 

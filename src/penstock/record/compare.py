@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
-from penstock.record.measures import MEASURES, Measure, Sample, Untestable, estimate, swings
+from penstock.record.measures import (
+    ACCURACY,
+    CORRECT,
+    ERRORS,
+    GOODPUT,
+    MEASURES,
+    Measure,
+    Sample,
+    Untestable,
+    estimate,
+    swings,
+)
+from penstock.record.quality import samples_of
 from penstock.record.repeats import grouped
 from penstock.record.run import Condition, Load, Point, Run
 from penstock.record.sentences import load_name
@@ -17,7 +29,9 @@ ALPHA = 0.05  # chance of finding any difference where there is none
 # Each further test asks more of all others, so what nearly says the same is left out.
 TESTED = (
     "output_throughput",
-    "goodput",
+    GOODPUT,
+    CORRECT,
+    ACCURACY,
     "ttft_from_schedule.p50",
     "ttft_from_schedule.p99",
     "tpot.p50",
@@ -25,12 +39,13 @@ TESTED = (
     "itl.p99",
     "e2e.p50",
     "e2e.p99",
-    "errors",
+    ERRORS,
 )
 # Conditions that the run itself showed: they matter where they differ by more than this.
 _SEEN = {"prompt_tokens_mean": 0.05, "output_tokens_mean": 0.05}
 _NOT_COMPARED = ("send_delay_p99_ms", "limit_basis", "repeats", "cache")
 _CACHED = 0.01  # of the prompt tokens
+_Place = tuple[Load, int]  # an operating point: its load, and the samples of each task
 
 
 class Effect(msgspec.Struct, kw_only=True):
@@ -82,31 +97,32 @@ def compare(a: Run, b: Run, names: Sequence[str] = TESTED) -> Comparison:
     Raises `ValueError` where the runs have no operating point in common.
     """
     of_a, of_b = _points(a), _points(b)
-    loads = [load for load in of_a if load in of_b]
-    if loads:
-        matched = [(of_a[load], of_b[load]) for load in loads]
+    both = [place for place in of_a if place in of_b]
+    if both:
+        matched = [(of_a[place], of_b[place]) for place in both]
     elif len(of_a) == len(of_b) == 1:
         matched = list(zip(of_a.values(), of_b.values(), strict=True))
     else:
         raise ValueError(
-            f"the runs have no operating point in common: A was measured {_loads(of_a)}; "
-            f"B {_loads(of_b)}"
+            f"the runs have no operating point in common: A was measured {_names(of_a)}; "
+            f"B {_names(of_b)}"
         )
     pairs = [_pair(a, b, repeats_a, repeats_b, names) for repeats_a, repeats_b in matched]
     _find([effect for pair in pairs for effect in pair.effects])
     made = Comparison(a=_name(a), b=_name(b), pairs=pairs)
     made.warnings = list(_warnings(a, b, made))
-    left = [load for load in (*of_a, *of_b) if load not in loads]
-    if loads and left:
-        made.warnings.append(f"only one of the runs was measured {_loads(left)}")
+    left = [place for place in (*of_a, *of_b) if place not in both]
+    if both and left:
+        made.warnings.append(f"only one of the runs was measured {_names(left)}")
     return made
 
 
-def _points(run: Run) -> dict[Load, list[Point]]:
-    """Repeats by load; of several operating points of one load the first."""
-    found: dict[Load, list[Point]] = {}
+def _points(run: Run) -> dict[_Place, list[Point]]:
+    """Repeats by load and samples; of several operating points of one place the first."""
+    found: dict[_Place, list[Point]] = {}
     for indices in grouped(run.points):
-        found.setdefault(run.points[indices[0]].load, [run.points[i] for i in indices])
+        points = [run.points[i] for i in indices]
+        found.setdefault((points[0].load, samples_of(points[0])), points)
     return found
 
 
@@ -116,16 +132,19 @@ def _pair(
     samples_a = [Sample(point, a.slos) for point in of_a]
     samples_b = [Sample(point, b.slos) for point in of_b]
     same_limits = a.slos == b.slos
+    idle = set() if a.slos or b.slos else {GOODPUT}
+    if not any(sample.tasks for sample in (*samples_a, *samples_b)):
+        idle |= {ACCURACY, CORRECT}
     return Pair(
-        at=load_name(msgspec.to_builtins(of_a[0].load)),
+        at=_at(of_a[0].load, samples_of(of_a[0])),
         load=of_a[0].load,
         test=_test(len(of_a), len(of_b)),
         effects=[
             Effect(name=name, unit=MEASURES[name].unit, why="their limits (--slo) differ")
-            if name == "goodput" and not same_limits
+            if name == GOODPUT and not same_limits
             else _effect(MEASURES[name], samples_a, samples_b)
             for name in names
-            if name != "goodput" or a.slos or b.slos
+            if name not in idle
         ],
         conditions=dict(_differing(of_a, of_b)),
         warnings=[
@@ -218,5 +237,10 @@ def _name(run: Run) -> str:
     return str(run.summary.get("run_dir") or run.started)
 
 
-def _loads(loads: Sequence[Load] | dict[Load, list[Point]]) -> str:
-    return ", ".join(load_name(msgspec.to_builtins(load)) for load in loads)
+def _names(places: Iterable[_Place]) -> str:
+    return ", ".join(_at(*place) for place in places)
+
+
+def _at(load: Load, samples: int) -> str:
+    name = load_name(msgspec.to_builtins(load))
+    return name if samples == 1 else f"{name} and {samples} samples a task"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.record.compare import ALPHA, Comparison, Effect
-from penstock.record.measures import named
+from penstock.record.compare import ALPHA, Comparison, Effect, Pair
+from penstock.record.measures import MEASURES, named
 from penstock.record.stats import holm
 
 _TERM = re.compile(r"(?P<name>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<percent>[+-]?\d+(\.\d+)?)\s*%")
@@ -63,26 +63,27 @@ def parse_gates(text: str) -> list[Gate]:
 
 
 def rule(gates: Sequence[Gate], made: Comparison) -> list[Ruling]:
-    """Judge every gate at every operating point of a comparison that tested its metric.
+    """Judge every gate at every operating point of a comparison.
 
     A gate fails where the change lies beyond its limit and the test finds that
     it is not noise, with p-values adjusted among the gates alone, since these
     were named beforehand; and where it cannot be judged at all, because a
     check that did not happen is not passed.
     """
-    judged = [
-        (gate, pair.at, effect)
-        for pair in made.pairs
-        for gate in gates
-        for effect in pair.effects
-        if effect.name == gate.name
-    ]
+    judged = [(gate, pair.at, _tested(pair, gate.name)) for pair in made.pairs for gate in gates]
     tested = [effect.p for _, _, effect in judged if effect.p is not None]
     adjusted = iter(holm(tested))
     return [
         _ruling(gate, at, effect, next(adjusted) if effect.p is not None else None)
         for gate, at, effect in judged
     ]
+
+
+def _tested(pair: Pair, name: str) -> Effect:
+    nothing = Effect(
+        name=name, unit=MEASURES[name].unit, why="neither run has limits (--slo) or tasks for it"
+    )
+    return next((effect for effect in pair.effects if effect.name == name), nothing)
 
 
 def _ruling(gate: Gate, at: str, effect: Effect, p: float | None) -> Ruling:

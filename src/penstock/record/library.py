@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.record.measures import ERRORS, named
+from penstock.record.measures import ACCURACY, CORRECT, ERRORS, GOODPUT, named
 from penstock.record.run import Run, load_bare
 from penstock.record.stats import Interval
 
@@ -110,7 +110,10 @@ def figure(point: dict[str, Any], name: str) -> tuple[float | None, Interval | N
     if full == ERRORS:
         ended = point["completed"] + point["errors"]["count"]
         return (point["errors"]["count"] / ended if ended else None), None
-    if full == "goodput":
+    if full in (ACCURACY, CORRECT):
+        found = (point.get("quality") or {}).get(full, {})
+        return found.get("value"), found.get("ci95")
+    if full == GOODPUT:
         return point["goodput"]["requests_per_s"], None
     if not statistic:
         return point[metric]["value"], point[metric]["ci95"]

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from penstock.record import metrics
+from penstock.record.quality import Vote, over_tasks, right_arrivals, samples_of, votes
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Point
 from penstock.record.slo import Slo
@@ -52,18 +53,50 @@ class Sample:
         self.wanted = metrics.scheduled_in(point.records, self.window.start_ns, self.window.end_ns)
         self.done = metrics.finished(self.wanted)
 
+    @property
+    def tasks(self) -> bool:
+        """Whether tasks were asked, so that answers are right or wrong."""
+        return any(r.task is not None for r in self.point.records)
+
+    def held(self) -> list[Vote]:
+        """What came of each task, wherever in the run. Raises `Untestable` without tasks."""
+        if not self.tasks:
+            raise Untestable("no tasks (--tasks) were asked")
+        return votes(self.point.records, samples_of(self.point))
+
+    def counted(self, arrivals: metrics.Arrivals) -> metrics.Arrivals:
+        """The same; raises `Untestable` where requests finished but nobody counted."""
+        if not len(arrivals[0]) and metrics.finished(self.point.records):
+            raise Untestable("nobody counted the tokens")
+        return arrivals
+
     def good_arrivals(self) -> metrics.Arrivals:
-        """Requests that met every limit, credited when they were wanted."""
-        good = [r.sched_ns for r in self.done if all(slo.met_by(r) for slo in self.slos)]
+        """Requests that met every limit, credited when they were wanted.
+
+        Raises `Untestable` without limits.
+        """
+        if not self.slos:
+            raise Untestable("no limits (--slo) were given")
+        good = [
+            request[0].sched_ns
+            for request in metrics.finished_requests(self.wanted)
+            if all(slo.met_by(r) for slo in self.slos for r in request)
+        ]
         return np.asarray(good, dtype=np.int64), np.ones(len(good), dtype=np.int64)
 
 
+ERRORS, GOODPUT = "errors", "goodput"
+ACCURACY, CORRECT = "accuracy", "correct_per_s"
 _Rate = Callable[[Sample], metrics.Arrivals]
 _RATES: dict[str, tuple[str, _Rate]] = {
-    "output_throughput": ("tokens/s", lambda s: metrics.output_arrivals(s.point.records)),
-    "input_throughput": ("tokens/s", lambda s: metrics.input_arrivals(s.point.records)),
+    "output_throughput": (
+        "tokens/s",
+        lambda s: s.counted(metrics.output_arrivals(s.point.records)),
+    ),
+    "input_throughput": ("tokens/s", lambda s: s.counted(metrics.input_arrivals(s.point.records))),
     "request_throughput": ("requests/s", lambda s: metrics.request_arrivals(s.point.records)),
-    "goodput": ("requests/s", Sample.good_arrivals),
+    GOODPUT: ("requests/s", Sample.good_arrivals),
+    CORRECT: ("answers/s", lambda s: right_arrivals(s.held())),
 }
 
 
@@ -79,7 +112,6 @@ _SERIES: dict[str, Callable[[Sample], list[float]]] = {
     "e2e": _each(metrics.e2e),
 }
 STATISTICS = ("mean", *QUANTILES)
-ERRORS = "errors"
 MEASURES = {
     measure.name: measure
     for measure in (
@@ -90,6 +122,7 @@ MEASURES = {
             for statistic in STATISTICS
         ),
         Measure(name=ERRORS, unit="share", better="lower"),
+        Measure(name=ACCURACY, unit="share", better="higher"),
     )
 }
 
@@ -102,8 +135,9 @@ def named(text: str) -> Measure:
     full = f"{text}.mean" if text in _SERIES else text
     if full not in MEASURES:
         raise ValueError(
-            f"there is no metric {text!r}; there are: {', '.join(_RATES)}, {ERRORS}, and each of "
-            f"{', '.join(_SERIES)} followed by one of .{', .'.join(STATISTICS)}"
+            f"there is no metric {text!r}; there are: {', '.join(_RATES)}, {ERRORS}, "
+            f"{ACCURACY}, and each of {', '.join(_SERIES)} followed by one of "
+            f".{', .'.join(STATISTICS)}"
         )
     return MEASURES[full]
 
@@ -113,6 +147,11 @@ def estimate(samples: Sequence[Sample], name: str) -> Estimate:
 
     Raises `Untestable` with the reason where the records allow none.
     """
+    if name == ACCURACY:
+        made = over_tasks(vote for sample in samples for vote in sample.held())
+        if made is None:
+            raise Untestable("fewer than two tasks were judged")
+        return made
     if len(samples) > 1:
         made = of_repeats([_value(sample, name) for sample in samples])
     else:
@@ -156,12 +195,7 @@ def _value(sample: Sample, name: str) -> float:
 
 
 def _rates(sample: Sample, name: str, slices: int) -> Sequence[float]:
-    if name == "goodput" and not sample.slos:
-        raise Untestable("no limits (--slo) were given")
-    arrivals = _RATES[name][1](sample)
-    if not len(arrivals[0]) and metrics.finished(sample.point.records) and name != "goodput":
-        raise Untestable("nobody counted the tokens")
-    window = sample.window
+    arrivals, window = _RATES[name][1](sample), sample.window
     return list(metrics.rates(arrivals, window.start_ns, window.end_ns, slices))
 
 

@@ -19,7 +19,14 @@ from scipy import stats as st
 from penstock.record import metrics
 from penstock.record.record import Record
 from penstock.record.run import Point
-from penstock.record.stats import Interval, interval, of_batches, t_interval
+from penstock.record.stats import (
+    Estimate,
+    Interval,
+    interval,
+    of_batches,
+    of_repeats,
+    t_interval,
+)
 from penstock.record.steady import SLICES, Window, whole_run
 
 
@@ -67,6 +74,36 @@ def votes(records: Iterable[Record], samples: int) -> list[Vote]:
     return held
 
 
+def samples_of(point: Point) -> int:
+    """How often each task of an operating point was asked."""
+    return int(point.conditions.get("samples_per_prompt") or 1)
+
+
+def right_arrivals(held: Iterable[Vote]) -> metrics.Arrivals:
+    """Tasks whose vote was right, credited when their last sample came."""
+    times = [v.at_ns for v in held if v.right]
+    return np.asarray(times, dtype=np.int64), np.ones(len(times), dtype=np.int64)
+
+
+def over_tasks(held: Iterable[Vote]) -> Estimate | None:
+    """The share of tasks whose vote was right, with its error over tasks; None of fewer than two.
+
+    A task that was asked in several repeats is one part with the mean of its
+    votes, since they are alike; of single votes this is the error of a
+    proportion. One right and one wrong task are added for the error, not for
+    the value, without which a share of 0 or 1 would have none (Agresti & Caffo,
+    The American Statistician 54 (2000)).
+    """
+    by_task: dict[str, list[bool]] = {}
+    for vote in held:
+        by_task.setdefault(vote.task, []).append(vote.right)
+    shares = [sum(rights) / len(rights) for rights in by_task.values()]
+    error = of_repeats([*shares, 0.0, 1.0])
+    if error is None or len(shares) < 2:
+        return None
+    return Estimate(float(np.mean(shares)), error.se, error.df)
+
+
 def wilson(right: int, n: int) -> Interval | None:
     """95 % score interval of a share (Wilson 1927); None of nothing."""
     if not n:
@@ -86,7 +123,7 @@ def quality(point: Point, window: Window) -> dict[str, Any] | None:
     asked = [r for r in point.records if r.task is not None]
     if not asked:
         return None
-    samples = int(point.conditions.get("samples_per_prompt") or 1)
+    samples = samples_of(point)
     held = votes(asked, samples)
     tasks = len({r.task for r in asked})
     wrong = Counter((r.wrong_why or "wrong").partition(":")[0] for r in asked if r.correct is False)
@@ -143,8 +180,7 @@ def _mean_share(shares: Sequence[float]) -> dict[str, Any]:
 
 
 def _per_second(held: Sequence[Vote], point: Point, window: Window) -> dict[str, Any]:
-    right = np.asarray([v.at_ns for v in held if v.right], dtype=np.int64)
-    arrivals, all_of_it = (right, np.ones_like(right)), whole_run(point)
+    arrivals, all_of_it = right_arrivals(held), whole_run(point)
     slices = metrics.rates(arrivals, window.start_ns, window.end_ns, SLICES)
     return {
         "value": float(slices.mean()),
