@@ -62,6 +62,21 @@ def test_tokens_are_credited_when_they_arrive_prompts_at_first_requests_at_last(
     assert metrics.rates(metrics.request_arrivals([r]), *window)[0] == pytest.approx(5)
 
 
+def choices(request_id, *ends, outcome=Outcome.FINISHED):
+    made = [record([50, end]) for end in ends]
+    for choice, one in enumerate(made):
+        one.request_id, one.choice = request_id, choice
+    made[-1].outcome = outcome
+    return made
+
+
+def test_a_request_is_all_of_its_choices_and_over_with_the_last():
+    records = [*choices("a", 120, 180, 150), *choices("b", 100, 110, outcome=Outcome.FAILED)]
+    times, amounts = metrics.request_arrivals(records)
+    assert (times.tolist(), amounts.tolist()) == ([180 * MS], [1])
+    assert [len(r) for r in metrics.requests(records)] == [3, 2]
+
+
 def test_rates_of_slices_average_to_the_rate_of_the_window():
     rng = np.random.default_rng(3)
     times = np.sort(rng.integers(0, 10**9, 500))

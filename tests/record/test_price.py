@@ -11,7 +11,8 @@ def point(**changes):
         "input_throughput": {"value": 400.0, "ci95": None},
         "request_throughput": {"value": 2.0, "ci95": None},
         "tokens": {"prompt": 200_000, "cached": 50_000, "output": 50_000},
-        "completed": 1000,
+        "requests": 1000,
+        "completed": 4000,  # the choices of these requests
         "quality": {"correct": 250, "correct_per_s": {"value": 0.5}},
     }
     return usual | changes

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from penstock.record.price import parse_price
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Run, load, save
 from penstock.record.slo import parse_slos
@@ -20,6 +21,29 @@ def make_run(**options):
     )
     run.summary = summarise(run)
     return run
+
+
+def test_choices_are_one_request():
+    """With two choices of each request tokens double; requests, and their cost, do not."""
+    run = make_run()
+    run.price = parse_price("3.6/h")
+    alone = summarise(run)["points"][0]
+    records = run.points[0].records
+    run.points[0].records = [
+        msgspec.structs.replace(record, choice=choice, prompt_tokens=None if choice else 10)
+        for record in records
+        for choice in (0, 1)
+    ]
+    both = summarise(run)["points"][0]
+    assert both["completed"] == 2 * alone["completed"] == 2 * both["requests"]
+    for same in (
+        lambda p: p["request_throughput"]["value"],
+        lambda p: p["goodput"]["requests_per_s"],
+        lambda p: p["goodput"]["share"],
+        lambda p: p["cost"]["request"],
+    ):
+        assert same(both) == pytest.approx(same(alone))
+    assert both["cost"]["output_tokens"] == pytest.approx(alone["cost"]["output_tokens"] / 2)
 
 
 def test_round_trip(tmp_path):

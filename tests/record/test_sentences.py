@@ -2,6 +2,7 @@
 
 import pytest
 
+from penstock.record.run import Role
 from penstock.record.sentences import number, seconds, sentences
 from penstock.record.summary import summarise
 from tests.record.test_run import make_run
@@ -36,6 +37,37 @@ def test_tails_are_claimed_only_with_enough_samples(n, says):
 
 def test_four_samples_claim_nothing_of_the_wait():
     assert "users see" not in sentences([point(n=4)])[1]
+
+
+def loaded(users, rate, role=Role.MEASURED, valid=True):
+    made = point()
+    made["load"] = {"kind": "closed", "concurrency": users, "rate": None}
+    made["output_throughput"]["value"] = rate
+    made["role"], made["verdict"] = role, {"valid": valid, "reasons": []}
+    return made
+
+
+def test_what_the_system_gets_is_of_no_point_past_saturation_and_of_none_that_is_invalid():
+    points = [
+        loaded(1, 50.0),
+        loaded(4, 150.0),
+        loaded(8, 170.0, valid=False),
+        loaded(16, 200.0, Role.OVERLOAD),
+        loaded(32, 210.0, Role.OVERLOAD, valid=False),
+    ]
+    system = sentences(points)[1]
+    assert system.startswith("With 4 at once, the system delivers 150 output tokens/s")
+    assert system.endswith(
+        "(Left out: 2 operating points past saturation, one operating point INVALID.)"
+    )
+    assert "Left out" not in sentences(points[:2])[1]
+
+
+def test_where_no_point_is_valid_the_best_that_is_not_past_saturation_is_told():
+    points = [loaded(1, 50.0, valid=False), loaded(4, 150.0, valid=False)]
+    over = loaded(16, 200.0, Role.OVERLOAD)
+    assert sentences([*points, over])[1].startswith("With 4 at once")
+    assert sentences([over])[1].startswith("With 16 at once")
 
 
 def test_the_limit():

@@ -18,6 +18,11 @@ def record(session, turn, sched_s, end_s, ended=None):
     )
 
 
+def cut(made, outcome):
+    made.outcome = outcome
+    return made
+
+
 def point(*records):
     return Point(
         load=Load(kind="closed", concurrency=2),
@@ -42,14 +47,17 @@ def test_completed_tasks_per_second_are_those_that_ended_in_the_window():
             record("c", 0, 12, 21, "given_up"),
             record("d", 0, 12, 22, "broken"),
             record("late", 0, 25, 30, "completed"),
-            record("open", 0, 25, 26),
+            record("goes on", 0, 25, 26),
+            # Cut by the end of the run: its session was told that a request failed.
+            cut(record("cut", 0, 25, 29, "broken"), Outcome.CANCELLED),
+            cut(record("stopped", 0, 25, 29, "broken"), Outcome.UNFINISHED),
         ),
         WINDOW,
     )
     assert told == {
         "completed_per_s": 2 / 20,
         "ends": {"completed": 2, "given_up": 1, "broken": 1},
-        "open": 1,
+        "open": 4,  # "late" too: it ended when the window had closed
         "turns_mean": 1.5,
         "seconds_mean": 8.0,
         "seconds_p50": 8.0,

@@ -21,6 +21,19 @@ def finished(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.outcome is Outcome.FINISHED]
 
 
+def requests(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each request: one, or one for each of its choices."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.request_id, []).append(record)
+    return list(found.values())
+
+
+def finished_requests(records: Iterable[Record]) -> list[list[Record]]:
+    """Requests all of whose choices finished."""
+    return [r for r in requests(records) if len(finished(r)) == len(r)]
+
+
 def scheduled_in(records: Iterable[Record], start_ns: int, end_ns: int) -> list[Record]:
     """Requests wanted within `[start_ns, end_ns)`, in the order in which they were wanted."""
     return sorted((r for r in records if start_ns <= r.sched_ns < end_ns), key=lambda r: r.sched_ns)
@@ -106,8 +119,10 @@ def input_arrivals(records: Iterable[Record]) -> Arrivals:
 
 
 def request_arrivals(records: Iterable[Record]) -> Arrivals:
-    """Finished requests, credited when their last event arrived."""
-    times = [r.last_ns for r in finished(records) if r.last_ns is not None]
+    """Finished requests, each credited once: when the last event of its last choice arrived."""
+    done = finished_requests(records)
+    ends = [[r.last_ns for r in group if r.last_ns is not None] for group in done]
+    times = [max(each) for each in ends if each]
     return np.asarray(times, dtype=np.int64), np.ones(len(times), dtype=np.int64)
 
 

@@ -118,9 +118,9 @@ def by_tokens(price: Price, point: Mapping[str, Any]) -> dict[str, float | None]
 
     Paid are (prompt - cached) x in + cached x cached + output x out. That sum is
     laid on the output tokens, on the input tokens, on both, on the finished
-    requests, and on the correct answers; failed requests are taken to be free,
-    wrong answers are not. Where the server does not tell cached tokens, all
-    prompt tokens are paid in full.
+    requests (of several choices too each one once), and on the correct answers;
+    failed requests are taken to be free, wrong answers are not. Where the server
+    does not tell cached tokens, all prompt tokens are paid in full.
     """
     tokens = point["tokens"]
     prompt, output, cached = tokens["prompt"], tokens["output"], tokens["cached"] or 0
@@ -133,7 +133,7 @@ def by_tokens(price: Price, point: Mapping[str, Any]) -> dict[str, float | None]
         "output_tokens": _over(paid, output),
         "input_tokens": _over(paid, prompt),
         "total_tokens": _over(paid, prompt + output),
-        "request": _over(paid / MILLION, point["completed"]),
+        "request": _over(paid / MILLION, point["requests"]),
         "correct_answer": _over(paid / MILLION, _correct(point, "correct")),
     }
 

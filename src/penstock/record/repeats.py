@@ -13,7 +13,7 @@ from penstock.record.stats import Interval, t_interval
 
 RATES = ("output_throughput", "input_throughput", "request_throughput")
 SPREADS = ("ttft", "ttft_from_schedule", "tpot", "itl", "e2e", "e2e_from_sent")
-_COUNTS = ("completed", "cancelled", "unfinished", "wasted_tokens")
+_COUNTS = ("requests", "completed", "cancelled", "unfinished", "wasted_tokens")
 
 
 def grouped(points: Sequence[Point]) -> list[list[int]]:
@@ -69,6 +69,8 @@ def merged(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "fraction": _mean([r["limit"]["fraction"] for r in repeats]),
         },
         "quality": over_repeats([r["quality"] for r in repeats]),
+        "sessions": _sessions([r["sessions"] for r in repeats]),
+        "power": _power([r["power"] for r in repeats]),
         "repeats": list(repeats),
     }
     for key in RATES:
@@ -82,6 +84,22 @@ def merged(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key in _COUNTS:
         point[key] = sum(r[key] for r in repeats)
     return point
+
+
+def _sessions(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    known = [r for r in repeats if r is not None]
+    if not known:
+        return None
+    return {
+        **_means(known, but="ends open"),
+        "ends": _sums([r["ends"] for r in known]),
+        "open": sum(r["open"] for r in known),
+    }
+
+
+def _power(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    known = [r for r in repeats if r is not None]
+    return {**known[0], **_means(known, but="of")} if known else None
 
 
 def _spread(spreads: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def steady_window(point: Point) -> Window:
     Falls back to the whole run when fewer than `MIN_REQUESTS` begin inside,
     or less than `MIN_SHARE` of the load is left, and says so.
     """
-    ends = sorted(r.end_ns for r in point.records if r.end_ns is not None)
+    ends = _ends(point)
     if len(ends) >= max(point.warmup, 1):
         warm = ends[point.warmup - 1] if point.warmup else point.start_ns
         for start in dict.fromkeys((_settled_ns(point, warm), warm)):
@@ -79,6 +79,12 @@ def steady_window(point: Point) -> Window:
         reason="too little was left between warm-up and the end of the load: "
         "the figures are of the whole run, ramp and drain included",
     )
+
+
+def _ends(point: Point) -> list[int]:
+    """When each request was over, with the last of its choices, in that order."""
+    each = ([r.end_ns for r in choices] for choices in metrics.requests(point.records))
+    return sorted(max(n for n in ends if n is not None) for ends in each if None not in ends)
 
 
 def settled(series: Sequence[float]) -> int:

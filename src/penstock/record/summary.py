@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock.record import metrics, mlperf
 from penstock.record.capacity import capacity_of
+from penstock.record.power import energy_condition, power
 from penstock.record.price import cost
 from penstock.record.quality import quality
 from penstock.record.record import Outcome, Record
@@ -89,7 +90,7 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
             "rate": point.load.rate,
         },
         "role": point.role,
-        "conditions": point.conditions,
+        "conditions": {**point.conditions, "energy": energy_condition(run)},
         "window": {
             "start_s": (window.start_ns - point.start_ns) / metrics.NS_PER_S,
             "end_s": (window.end_ns - point.start_ns) / metrics.NS_PER_S,
@@ -118,7 +119,9 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
         "goodput": _goodput(wanted, slos, window),
         "quality": quality(point, window),
         "sessions": sessions(point, window),
+        "power": power(run.series, window, throughput["value"]),
         "errors": {"count": sum(errors.values()), "by_class": errors},
+        "requests": len(metrics.finished_requests(point.records)),
         "completed": outcomes[Outcome.FINISHED],
         "cancelled": outcomes[Outcome.CANCELLED],
         "unfinished": outcomes[Outcome.UNFINISHED],
@@ -165,15 +168,19 @@ def _per_user(speeds: Sequence[float]) -> dict[str, float | None]:
 
 
 def _goodput(wanted: Sequence[Record], slos: Sequence[Slo], window: Window) -> dict[str, Any]:
-    good = [r for r in metrics.finished(wanted) if all(slo.met_by(r) for slo in slos)]
-    counted = all(r.output_tokens is not None for r in good)
+    good = [
+        request
+        for request in metrics.finished_requests(wanted)
+        if all(slo.met_by(r) for slo in slos for r in request)
+    ]
+    tokens = [r.output_tokens for request in good for r in request]
+    known = [count for count in tokens if count is not None]
+    asked = len(metrics.requests(wanted))
     return {
         "slo": {str(slo): slo.limit_s for slo in slos} or None,
         "requests_per_s": len(good) / window.seconds,
-        "output_tokens_per_s": (
-            sum(r.output_tokens or 0 for r in good) / window.seconds if counted else None
-        ),
-        "share": len(good) / len(wanted) if wanted else None,
+        "output_tokens_per_s": (sum(known) / window.seconds if len(known) == len(tokens) else None),
+        "share": len(good) / asked if asked else None,
     }
 
 
