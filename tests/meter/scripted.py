@@ -39,6 +39,8 @@ class Script(msgspec.Struct, kw_only=True):
     fault: str | None = None
     fault_every: int = 1  # strike each so-many-th request
     models: list[dict] | None = None
+    tells: dict[str, object] = {}  # path to what a GET of it is answered; None: nothing, ever
+    server_header: str | None = None
     slots: int = 10_000  # answered at once; others wait their turn
     service_s: float = 0.0  # one at a time, for exponential times of this mean, then the answer
     seed: int = 0
@@ -89,6 +91,9 @@ class ScriptedServer:
     def _get(self, path: str, writer: asyncio.StreamWriter) -> None:
         if path == "/stamps":
             return self._json(writer, 200, self.stamps)
+        if path in self.script.tells:
+            told = self.script.tells[path]
+            return None if told is None else self._json(writer, 200, told)
         if path != "/v1/models":
             return self._json(writer, 404, {"error": {"message": "no such path"}})
         data = self.script.models
@@ -99,10 +104,10 @@ class ScriptedServer:
         )
 
     def _json(self, writer: asyncio.StreamWriter, status: int, value: object) -> None:
-        text = json.dumps(value).encode()
+        text, name = json.dumps(value).encode(), self.script.server_header
         writer.write(
-            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (status, len(text), text)
+            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (status, f"Server: {name}\r\n".encode() if name else b"", len(text), text)
         )
 
     async def _post(

@@ -14,6 +14,7 @@ from penstock.meter.client import Client, Exchange
 from penstock.meter.machine import describe
 from penstock.meter.refusal import refusal
 from penstock.meter.target import Reply, TargetError, TargetInfo
+from penstock.meter.version import version_of
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Condition
 from penstock.workload.plan import Answer, Ask
@@ -102,7 +103,8 @@ class HttpTarget:
         )
         target = cls(client, info, tokenizer, api_key=api_key, stream=stream)
         await target._try_out(found.owned_by or "", chat)
-        info.conditions = target._conditions(found)
+        version = found.penstock.get("version") or await version_of(client)
+        info.conditions = target._conditions(found, version)
         return target
 
     async def send(self, ask: Ask, record: Record) -> Reply:
@@ -215,7 +217,7 @@ class HttpTarget:
         why = "; ".join(dict.fromkeys(errors))
         raise TargetError(f"{self.info.name} answers no request for {self.info.model}. {why}")
 
-    def _conditions(self, model: _Model) -> dict[str, Condition]:
+    def _conditions(self, model: _Model, version: str) -> dict[str, Condition]:
         facts = model.penstock
         on = facts.get("device", "cpu") if facts else None
         return {
@@ -224,7 +226,7 @@ class HttpTarget:
             "kv_precision": facts.get("kv_dtype", "unknown"),
             "hardware": describe() if self.info.local and on == "cpu" else on or "unknown",
             "target": f"{model.owned_by or 'unknown server'} over HTTP",
-            "target_version": facts.get("version", "unknown"),
+            "target_version": version,
             "endpoint": f"{PATHS[self.endpoint]}, {'streamed' if self.stream else 'whole answers'}",
             "sampling": "greedy" if "temperature" in self._extras else "the server's default",
             "arrival_stamps": "the kernel's" if self.client.kernel_stamps else "the client's",
