@@ -16,7 +16,7 @@ from penstock.report import figures, html, table
 from penstock.report.figures import server
 from penstock.report.view import View, featured, gaps
 from tests.report.page import Page
-from tests.report.runs import closed_point, make_run, open_point
+from tests.report.runs import closed_point, dead_point, make_run, open_point
 
 HOSTILE = '</text></svg><script>alert(1)</script>"<img src=x onerror=alert(2)>'
 
@@ -144,7 +144,7 @@ def test_capacity_is_drawn_with_its_trials_and_its_interval():
 def test_cost_and_the_end_of_the_climb_are_said():
     run = make_run(
         closed_point(1, 60),
-        closed_point(16, 300),
+        closed_point(16, 900),
         price=parse_price("3.6/h"),
         swept=Swept(stopped="no more to gain"),
     )
@@ -177,6 +177,59 @@ def test_quality_is_drawn_against_samples():
     # All at one load: samples are compared, so there is no curve of loads.
     assert "One user's speed against throughput" not in page.text
     assert figures.accuracy(View(make_run(tasked(4, 0.6))), 500, 300) is None
+
+
+def test_meanings_are_given_of_what_the_run_holds_and_of_nothing_else():
+    def meanings(run):
+        text = Page(html.render(run)).text
+        return text[text.index("What the figures mean") :]
+
+    rare = ("Goodput", "Capacity", "Right, by majority", "Sessions", "Cost", "Power, energy")
+    plain = meanings(make_run(closed_point(4, 160)))
+    assert not [name for name in rare if name in plain]
+    point = tasked(4, 0.6)
+    for i, record in enumerate(point.records):
+        record.session = str(i)
+    run = make_run(
+        point,
+        slos=parse_slos("ttft<1s"),
+        price=parse_price("2.5/h"),
+        series=[watched(point, "energy", "counter", [0, 100])],
+        unsettled="the search was ended early",
+    )
+    full = meanings(run)
+    assert [name for name in rare if name in full] == list(rare)
+    assert "(2.5 per hour) ÷ what came in a second" in full
+    listed = meanings(make_run(closed_point(4, 160), price=parse_price("in=1,out=2")))
+    assert "at the price list (1 in, 1 cached, 2 out, per million tokens)" in listed
+    assert "right answers" not in listed
+
+
+def test_the_window_is_told_as_it_was_found():
+    """The start is slow here, so MSER trims it."""
+    point = closed_point(8, 900)
+    at = point.start_ns + 3 * 10**9
+    for record in point.records:
+        if record.sched_ns < at:
+            record.sched_ns -= 10**9
+    run = make_run(point)
+    window = run.summary["points"][0]["window"]
+    assert window["trimmed_s"] > 1
+    text = Page(html.render(run)).text
+    assert (
+        f"8 at once: from {window['start_s']:.3g} to {window['end_s']:.3g} s of the load, "
+        f"{window['trimmed_s']:.2g} s trimmed" in text
+    )
+
+
+def test_one_request_is_no_distribution_and_a_dead_server_has_a_foot():
+    one = View(make_run(closed_point(1, 1))).points
+    assert figures.distribution(one, "e2e", 500, 300) is None
+    assert figures.prompts(one, 500, 300) is None
+    (dead,) = View(make_run(dead_point())).points
+    drawn = json.loads(figures.timeline(dead.courses[0], dead.colour, [], 500, 300).to_json())
+    scale = drawn["vconcat"][0]["layer"][1]["encoding"]["y"]["scale"]
+    assert scale["domain"] == [0, 1.0]
 
 
 def test_the_server_is_drawn_under_the_load_it_had():

@@ -2,9 +2,11 @@
 
 import pytest
 
+from penstock.record.series import Series
 from penstock.record.slo import parse_slos
+from penstock.record.summary import summarise
 from penstock.report import table
-from tests.report.runs import closed_point, make_run, open_point
+from tests.report.runs import closed_point, dead_point, make_run, open_point
 
 
 def row(run, label, detail=""):
@@ -65,6 +67,56 @@ def test_intervals_are_shown_as_half_widths():
     low, high = point["output_throughput"]["ci95"]
     spread = row(run, "Output").cells[0].spread
     assert float(spread.removeprefix("± ")) == pytest.approx((high - low) / 2, rel=0.05)
+
+
+def counted(run, watts):
+    """Energy that was counted over all of a run."""
+    start, end = run.points[0].start_ns, run.points[-1].end_ns
+    joules = [0.0, watts * (end - start) / 1e9]
+    run.series = [
+        Series(
+            name="energy",
+            unit="J",
+            kind="counter",
+            source="RAPL x",
+            at_ns=[start, end],
+            values=joules,
+        )
+    ]
+    run.summary = summarise(run)
+    return run
+
+
+def test_energy_is_shown_where_it_was_counted():
+    run = make_run(closed_point(4, 160))
+    assert row(run, "Power") is row(run, "Energy") is None
+    rate = run.summary["points"][0]["output_throughput"]["value"]
+    counted(run, 90.0)
+    assert row(run, "Power").cells[0].text == "90.0"
+    assert (row(run, "Energy").cells[0].text, row(run, "Energy").unit) == (
+        table.figure(90.0 / rate),
+        "J a token",
+    )
+
+
+def test_sessions_are_shown_with_those_still_open():
+    point = closed_point(4, 160)
+    assert row(make_run(point), "Still open") is None
+    for i, record in enumerate(point.records):
+        record.session, record.turn = str(i // 2), i % 2
+        record.session_end = "completed" if i % 2 else None
+    point.records[-1].session_end = None
+    run = make_run(point)
+    told = run.summary["points"][0]["sessions"]
+    assert row(run, "Completed").cells[0].text == table.figure(told["completed_per_s"])
+    assert row(run, "Turns of each").cells[0].text == "2.00"
+    assert row(run, "Still open").cells[0].text == str(told["open"])
+    assert told["open"] > 0
+
+
+def test_what_does_not_vary_has_no_interval():
+    run = make_run(dead_point())
+    assert row(run, "Output").cells[0] == table.Cell("0")
 
 
 def test_conditions_that_differ_are_listed_by_point():

@@ -90,7 +90,7 @@ def _length(wanted: Sequence[Record], window: Window) -> Iterator[Reason]:
     if len(done) < MIN_REQUESTS:
         yield Reason(
             code="too_few",
-            says=f"{len(done)} requests were answered in the window; p90 needs {MIN_REQUESTS}",
+            says=f"requests answered in the window: {len(done)}; p90 needs {MIN_REQUESTS}",
             remedy="give a longer --duration, or more --requests",
             value=len(done),
             threshold=MIN_REQUESTS,

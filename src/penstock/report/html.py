@@ -27,7 +27,7 @@ from penstock.report.view import OperatingPoint, View, featured
 _SIZES = {"wide": (560, 300), "narrow": (350, 260)}
 _CARDS = 4  # more are a table
 _BESIDE = 6  # operating points in one table; more would not fit a page
-_DISTRIBUTIONS = {
+DISTRIBUTIONS = {
     "ttft_from_schedule": "Time to first token, from schedule",
     "tpot": "Time per output token",
     "itl": "Gap between events",
@@ -71,7 +71,7 @@ def render(run: Run) -> str:
         distributions=drawn(
             *(
                 figure(name, key, figures.distribution, view.shown, key)
-                for key, name in _DISTRIBUTIONS.items()
+                for key, name in DISTRIBUTIONS.items()
             )
         ),
         courses=drawn(*(_course(view, one) for one in view.shown)),
@@ -109,8 +109,7 @@ def title(run: Run) -> str:
 
 def _overview(view: View) -> Iterator[Figure]:
     found = table.capacity(view.summary)
-    loads = {str(point["load"]) for point in view.summaries}
-    if len(loads) > 1 or len(view.points) == 1:  # else there is no curve, only samples
+    if view.curved:
         yield from drawn(
             figure("One user's speed against throughput", "curve", figures.curve, view),
             figure("The wait against throughput", "waits", figures.waits, view),

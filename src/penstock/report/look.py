@@ -97,6 +97,20 @@ def dressed(chart: Any) -> Chart:
     return styled
 
 
+def bare(chart: Any) -> Any:
+    """A chart without what only a whole picture may have, to be put beside others in one."""
+    part = chart.copy()
+    for name in ("config", "padding", "background", "autosize"):
+        setattr(part, name, alt.Undefined)
+    return part
+
+
+def on_paper(chart: Any) -> Chart:
+    """Bare charts in one picture, in our typography, with a margin and a background."""
+    drawn: Chart = dressed(chart).properties(background=COLOURS["paper"][0], padding=24)
+    return drawn
+
+
 def svg(chart: Chart, name: str, title: str) -> str:
     """The chart as an SVG element to be put into a page; `name` is unique on that page."""
     drawn = vlc.vegalite_to_svg(chart.to_json())

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from penstock.record.sentences import number
+from penstock.record.sentences import claimable, number
 
 Points = Sequence[Mapping[str, Any]]
 NONE = "–"
@@ -74,6 +74,7 @@ def sections(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -
         Section("One user gets", list(_user(points))),
         Section("The system gets", list(_system(points))),
         Section("Answers", list(_answers(points))),
+        Section("Sessions", list(_sessions(points))),
         Section("It costs", list(_costs(points))),
         Section("Latency", list(_latency(points, quantiles))),
         Section("What it rests on", list(_basis(points))),
@@ -117,6 +118,23 @@ def _answers(points: Points) -> Iterator[Row]:
     yield _row(points, "Tasks", "judged", lambda p: p["quality"] and p["quality"]["judged"])
 
 
+def _sessions(points: Points) -> Iterator[Row]:
+    """What became of sessions and agents' tasks, where there were any."""
+    if not any(p["sessions"] for p in points):
+        return
+    found = [p["sessions"] or {} for p in points]
+    for key, label, unit in (
+        ("completed_per_s", "Completed", "a second"),
+        ("turns_mean", "Turns of each", "on average"),
+        ("seconds_p50", "Time of each", "s, p50"),
+    ):
+        yield Row(label, unit, [Cell(figure(each.get(key))) for each in found])
+    for end, label in (("given_up", "Given up"), ("broken", "Broken")):
+        if any(end in each.get("ends", {}) for each in found):
+            yield Row(label, "sessions", [Cell(figure(e.get("ends", {}).get(end))) for e in found])
+    yield Row("Still open", "sessions", [Cell(figure(each.get("open"))) for each in found])
+
+
 _NOTHING: Mapping[str, Any] = {"value": None, "ci95": None}
 _COSTS = {
     "output_tokens": ("Output tokens", "a million", 1),
@@ -128,11 +146,26 @@ _COSTS = {
 
 
 def _costs(points: Points) -> Iterator[Row]:
-    """In the currency of the price, where one was given."""
+    """In the currency of the price, where one was given; and energy, where it was counted."""
     costs = [p["cost"] for p in points if p["cost"]]
     for key, (label, unit, scale) in _COSTS.items():
         if any(cost[key] is not None for cost in costs):
             yield Row(label, unit, [Cell(figure(cost[key], scale)) for cost in costs])
+    if any(power(p) for p in points):
+        yield _row(points, "Power", "W", lambda p: power(p).get("watts"))
+        yield _row(points, "Energy", "J a token", joules)
+
+
+def power(point: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Watts and joules of a point; empty where no counter of energy was read."""
+    found: Mapping[str, Any] | None = point.get("power")  # runs of before it was kept have none
+    return found or {}
+
+
+def joules(point: Mapping[str, Any]) -> float | None:
+    """Joules of an output token."""
+    found: float | None = power(point).get("joules_per_output_token")
+    return found
 
 
 def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
@@ -162,6 +195,21 @@ def _basis(points: Points) -> Iterator[Row]:
         yield _row(points, "Wasted output", "tokens", lambda p: p["wasted_tokens"])
     yield _row(points, "Window", "s", lambda p: p["window"]["seconds"])
     yield Row("Window is", "", [Cell(window_kind(p["window"])) for p in points])
+
+
+def windows(points: Points) -> list[str]:
+    """For each point where its window lies, and what was left out for the start's sake."""
+    return [f"{heading(p)}: {_window(p)}" for p in points]
+
+
+def _window(point: Mapping[str, Any]) -> str:
+    window = (point["repeats"] or [point])[0]["window"]
+    said = f"from {window['start_s']:.3g} to {window['end_s']:.3g} s of the load"
+    if window["trimmed_s"]:
+        said += f", {window['trimmed_s']:.2g} s trimmed"
+    if len(point["repeats"]) > 1:
+        said += f" in the first of {len(point['repeats'])} repeats"
+    return said + (f"; {window['reason']}" if window["reason"] else "")
 
 
 def window_kind(window: Mapping[str, Any]) -> str:
@@ -212,7 +260,7 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
         said.append(f"The climb ended: {summary['swept']['stopped']}.")
     priced = [p for p in summary["points"] if p["cost"] and p["cost"]["output_tokens"]]
     if priced:
-        best = min(priced, key=lambda p: p["cost"]["output_tokens"])
+        best = min(claimable(priced), key=lambda p: p["cost"]["output_tokens"])
         each = best["cost"]["correct_answer"]
         right = f", a thousand right answers {figure(each, 1000)}" if each is not None else ""
         said.append(
@@ -286,8 +334,8 @@ def _percent(share: float | None) -> float | None:
 
 
 def _half_width(interval: Sequence[float] | None, scale: float = 1) -> str:
-    """Two digits: an interval is not known better."""
-    if interval is None:
+    """Two digits: an interval is not known better. Nothing where nothing varied."""
+    if interval is None or interval[0] == interval[1]:
         return ""
     half = (interval[1] - interval[0]) / 2 * scale
     return f"± {number(half)}" if half >= 100 else f"± {half:.2g}"

@@ -90,6 +90,8 @@ def _rows(points: figures.Points) -> Table:
         columns.append(("within\nSLO", lambda p: figures.percent(p["goodput"]["share"])))
     if any(p["cost"] for p in points):
         columns.append(("cost of M\noutput", lambda p: figures.figure(p["cost"]["output_tokens"])))
+    if any(figures.joules(p) for p in points):
+        columns.append(("J a\ntoken", lambda p: figures.figure(figures.joules(p))))
     if any(p["errors"]["count"] for p in points):
         columns.append(("\nerrors", lambda p: figures.figure(p["errors"]["count"])))
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")

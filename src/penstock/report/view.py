@@ -96,6 +96,12 @@ class View:
         ]
         self.shown = [self.points[i] for i in featured(self.summaries)]
 
+    @property
+    def curved(self) -> bool:
+        """Whether a curve of loads says something: not if points differ in samples alone."""
+        loads = {str(point["load"]) for point in self.summaries}
+        return len(loads) > 1 or len(self.points) == 1
+
 
 def by_load(points: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Points of a summary by rising load, then by samples of a task."""

@@ -62,13 +62,7 @@ def _effects(rows: list[dict[str, Any]], prefix: str) -> Any:
 
 def stacked(charts: Sequence[Any]) -> Chart:
     """Several effect figures below each other on paper."""
-    bare = [chart.copy() for chart in charts]
-    for chart in bare:
-        chart.config, chart.padding, chart.background = alt.Undefined, alt.Undefined, alt.Undefined
-        chart.autosize = alt.Undefined
-    return look.dressed(alt.vconcat(*bare, spacing=24)).properties(
-        background=look.COLOURS["paper"][0], padding=24
-    )
+    return look.on_paper(alt.vconcat(*map(look.bare, charts), spacing=24))
 
 
 def curves(a: Mapping[str, Any], b: Mapping[str, Any], width: int, height: int) -> Chart | None:

@@ -32,16 +32,20 @@ def timeline(
     requests are crosses at the foot of the panel of first tokens. `watched` is
     what the server and the machine told while the run went on.
     """
-    time = Time(course, width)
+    time, output, flying = Time(course, width), pace(course), in_flight(course)
     panels = [
         time.panel(
-            "output tokens/s", [time.line(pace(course), colour, "step")], round(height * 0.36)
+            "output tokens/s",
+            [time.line(output, colour, "step")],
+            round(height * 0.36),
+            # Of zeros alone there is no scale that has zero at its foot.
+            top=None if any(row["v"] for row in output) else 1.0,
         ),
         time.panel(
             "requests in flight",
-            [time.line(in_flight(course), look.MUTED[0], "step")],
+            [time.line(flying, look.MUTED[0], "step")],
             round(height * 0.16),
-            ticks=2,
+            ticks=min(2, max(1, round(max(row["v"] for row in flying)))),
             whole=True,
         ),
         *_first_tokens(course, time, colour, round(height * 0.24)),

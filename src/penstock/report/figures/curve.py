@@ -23,8 +23,8 @@ def curve(view: View, width: int, height: int) -> Chart | None:
     """User speed against system throughput, a mark for each operating point, and the limit.
 
     On the dashed line is the limit at the same load, shared evenly between the
-    users. Small dots are single repeats. None
-    where no point has both figures.
+    users. Small dots are single repeats. None where no point has both figures,
+    and of a single point without a limit, which is no curve.
     """
     rows: _Rows = []
     limits: _Rows = []
@@ -37,7 +37,7 @@ def curve(view: View, width: int, height: int) -> Chart | None:
         if ceiling and users:
             name = "" if limits else "hardware limit"
             limits.append({"i": one.index, "x": ceiling, "y": ceiling / users, "name": name})
-    if not rows:
+    if not rows or len(rows + limits) < 2:
         return None
     single = _repeats(view, "user_speed")
     x = alt.X("x:Q", title=_THROUGHPUT, **look.axis(rows + limits + single, "x"))
@@ -61,7 +61,7 @@ def curve(view: View, width: int, height: int) -> Chart | None:
 
 
 def waits(view: View, width: int, height: int) -> Chart | None:
-    """Time to first token, p50 to p99, against system throughput; None without any."""
+    """Time to first token, p50 to p99, against system throughput; None of fewer than two points."""
     rows = [
         {
             **_mark(one),
@@ -72,7 +72,7 @@ def waits(view: View, width: int, height: int) -> Chart | None:
         for one in view.points
         if (p := one.summary)["output_throughput"]["value"] and p["ttft_from_schedule"]["n"]
     ]
-    if not rows:
+    if len(rows) < 2:
         return None
     unit = look.in_unit(rows, "y", "p99")
     ends = [{"y": row[end]} for row in rows for end in ("y", "p99")]

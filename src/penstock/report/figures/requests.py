@@ -27,7 +27,8 @@ def distribution(
 
     The vertical axis gives every nine the same room, so that the tail can be
     read. p50, p90 and p99 are marked, and no line goes further than its
-    samples do: n of them say nothing beyond 1 - 1/n. None without a sample.
+    samples do: n of them say nothing beyond 1 - 1/n. One sample is no
+    distribution, so it has no line; None without any.
     """
     return quantiles([(one.values(metric), one.colour) for one in points], width, height)
 
@@ -37,9 +38,9 @@ def quantiles(lines: Sequence[tuple[Values, str]], width: int, height: int) -> C
     rows: list[dict[str, Any]] = []
     marks: list[dict[str, Any]] = []
     for values, colour in lines:
-        if not len(values):
+        if len(values) < 2:
             continue
-        reach = float(np.log10(max(len(values), 2)))
+        reach = float(np.log10(len(values)))
         rows += _levels(values, np.linspace(0, reach, _SAMPLES), colour)
         levels = -np.log10(1 - np.array([0.5, 0.9, 0.99]))
         marks += _levels(values, levels[levels <= reach], colour)
@@ -80,13 +81,13 @@ def _levels(values: Values, levels: Any, colour: str) -> list[dict[str, Any]]:
 
 
 def prompts(points: Sequence[OperatingPoint], width: int, height: int) -> Chart | None:
-    """Time to first token of each request against its prompt's length; None without any."""
+    """Time to first token of each request against its prompt's length; None of fewer than two."""
     pairs = _pairs(points, lambda r: r.prompt_tokens, metrics.ttft)
     return _scatter(pairs, "prompt tokens", "to the first token, from sending", (width, height))
 
 
 def answers(points: Sequence[OperatingPoint], width: int, height: int) -> Chart | None:
-    """Time of each whole answer against its length; None without any."""
+    """Time of each whole answer against its length; None of fewer than two."""
     pairs = _pairs(points, lambda r: r.output_tokens, metrics.e2e_from_sent)
     return _scatter(pairs, "output tokens", "to the last token, from sending", (width, height))
 
@@ -112,7 +113,7 @@ def _pairs(
 def _scatter(
     rows: list[dict[str, Any]], across: str, up: str, size: tuple[int, int]
 ) -> Chart | None:
-    if not rows:
+    if len(rows) < 2:
         return None
     unit = look.in_unit(rows, "y")
     return look.dress(
