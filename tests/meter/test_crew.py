@@ -124,7 +124,7 @@ async def test_think_time_is_waited_before_the_next_is_wanted():
 
 async def test_a_slow_server_changes_no_schedule():
     plan = opened(rate=100, count=50)
-    async with serving(ttft_s=2.0, itl_s=0.001) as server:
+    async with serving(ttft_s=1.2, itl_s=0.001) as server:
         driven = await drive(server.url, plan, 2)
     assert driven.done == 50
     for record, each in zip(driven.records, plan.asks, strict=True):

@@ -122,7 +122,7 @@ def test_the_end_waits_for_min_tokens(server: Server) -> None:
 
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "size": {"type": "integer"}},
+    "properties": {"name": {"type": "string", "maxLength": 8}, "size": {"enum": [1, 22, 333]}},
     "required": ["name", "size"],
     "additionalProperties": False,
 }
@@ -136,7 +136,7 @@ def test_output_has_the_form_asked(server: Server, temperature: float, stream: b
     cases: list[tuple[dict[str, Any], str | None]] = [
         ({"response_format": schema}, None),
         ({"structured_outputs": {"json": SCHEMA}}, None),
-        ({"structured_outputs": {"regex": r"[0-9]{2}-[ab]+"}}, r"[0-9]{2}-[ab]+"),
+        ({"structured_outputs": {"regex": r"[0-9]{2}-[ab]{1,9}"}}, r"[0-9]{2}-[ab]{1,9}"),
         ({"structured_outputs": {"choice": ["a (b)", "ä|ö", "c"]}}, r"a \(b\)|ä\|ö|c"),
         ({"structured_outputs": {"grammar": lark}}, r"<[a-z]{1,5}>"),
     ]

@@ -81,16 +81,16 @@ def test_an_engine_that_dies_at_every_request_does_not_make_the_server_spin(
     start_fake: StartFake,
 ) -> None:
     with start_fake() as server:
-        until = time.monotonic() + 8
+        until = time.monotonic() + 4
         codes: Counter[str] = Counter()
         while time.monotonic() < until:
             answer = server.post(TEXT, {"prompt": [DIE]})
             codes[answer.body["error"]["code"]] += 1
             time.sleep(0.01)
         assert codes.keys() == {"engine_dead", "restarting"}
-        # With pauses of 0, 0.5, 1, 2 and 4 s there is no time for more.
-        assert 2 <= server.metric("engine_restarts_total") <= 5
-        assert codes["engine_dead"] <= 6
+        # With pauses of 0, 0.5, 1 and 2 s there is no time for more.
+        assert 2 <= server.metric("engine_restarts_total") <= 4
+        assert codes["engine_dead"] <= 5
         server.eventually(lambda: server.post(TEXT, OK).status == 200, "serves", 30)
 
 

@@ -35,7 +35,7 @@ class Seen:
 @pytest.mark.parametrize(
     ("clients", "seconds"),
     [
-        pytest.param(80, 6, id="short"),
+        pytest.param(80, 4, id="short"),
         pytest.param(200, 60, id="long", marks=pytest.mark.slow),
     ],
 )

@@ -61,7 +61,7 @@ def start_s(tmp_path_factory: pytest.TempPathFactory) -> float:
 @pytest.mark.parametrize(
     ("number", "moments"),
     [
-        pytest.param(signal.SIGTERM, 8, id="SIGTERM"),
+        pytest.param(signal.SIGTERM, 4, id="SIGTERM"),
         pytest.param(signal.SIGTERM, 40, id="SIGTERM, many", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 20, id="SIGINT", marks=pytest.mark.slow),
     ],
