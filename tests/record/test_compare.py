@@ -237,7 +237,7 @@ def test_a_change_to_all_right_is_found_though_nothing_varies():
 def test_points_of_one_load_are_matched_by_their_samples():
     run = bare(*(tasked(n, 0.6, samples=n, seconds=20) for n in (1, 4)))
     made = compare(run, run, QUALITY)
-    assert [p.at for p in made.pairs] == ["with 8 at once", "with 8 at once and 4 samples a task"]
+    assert [p.at for p in made.pairs] == ["with 8 at once", "with 8 at once, n = 4"]
     first, second = (p.effects[0].a for p in made.pairs)
     assert first != second
 

@@ -12,7 +12,7 @@ from penstock.record.price import parse_price
 from penstock.record.run import Role, Swept
 from penstock.record.series import Series
 from penstock.record.slo import parse_slos
-from penstock.report import figures, html, table
+from penstock.report import figures, html, look, table
 from penstock.report.figures import server
 from penstock.report.view import View, featured, gaps
 from tests.report.page import Page
@@ -164,7 +164,7 @@ def test_cost_and_the_end_of_the_climb_are_said():
 def test_quality_is_drawn_against_samples():
     run = make_run(tasked(1, 0.6), tasked(4, 0.6), tasked(16, 0.6))
     view = View(run)
-    drawn = [row for row in rows(figures.accuracy(view, 500, 300)) if "y" in row]
+    drawn = [row for row in rows(figures.accuracy(view, 500, 300)) if "name" in row]
     for point in run.summary["points"]:
         quality = point["quality"]
         for way, name in (("accuracy", "majority right"), ("any_right", "one of them right")):
@@ -177,6 +177,18 @@ def test_quality_is_drawn_against_samples():
     # All at one load: samples are compared, so there is no curve of loads.
     assert "One user's speed against throughput" not in page.text
     assert figures.accuracy(View(make_run(tasked(4, 0.6))), 500, 300) is None
+
+
+def test_names_of_lines_that_end_together_stand_apart():
+    run = make_run(*(tasked(samples, 1.0) for samples in (1, 4)))  # all three ways: 100 %
+    drawn = rows(figures.accuracy(View(run), 500, 300))
+    assert sorted(r["y"] for r in drawn if "label" in r) == pytest.approx([88, 94, 100])
+
+
+def test_values_that_are_nearly_equal_are_shown_so():
+    scale = look.axis([{"x": 99.0}, {"x": 101.0}], "x")["scale"].to_dict()
+    assert scale["domain"] == pytest.approx([90, 110])
+    assert "domain" not in look.axis([{"x": 50.0}, {"x": 101.0}], "x")["scale"].to_dict()
 
 
 def test_meanings_are_given_of_what_the_run_holds_and_of_nothing_else():

@@ -138,7 +138,7 @@ def _pair(
     return Pair(
         at=_at(of_a[0].load, samples_of(of_a[0])),
         load=of_a[0].load,
-        test=_test(len(of_a), len(of_b)),
+        test=_test(len(of_a), len(of_b)) + ("" if ACCURACY in idle else "; accuracy: over tasks"),
         effects=[
             Effect(name=name, unit=MEASURES[name].unit, why="their limits (--slo) differ")
             if name == GOODPUT and not same_limits
@@ -243,4 +243,4 @@ def _names(places: Iterable[_Place]) -> str:
 
 def _at(load: Load, samples: int) -> str:
     name = load_name(msgspec.to_builtins(load))
-    return name if samples == 1 else f"{name} and {samples} samples a task"
+    return name if samples == 1 else f"{name}, n = {samples}"

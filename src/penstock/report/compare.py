@@ -20,6 +20,7 @@ from penstock.report import look
 from penstock.report.figures.compare import curves, effects, stacked
 from penstock.report.table import NONE, duration, figure
 from penstock.report.terminal import literal
+from penstock.report.view import View
 
 _SIZES = {"wide": (560, 320), "narrow": (350, 300)}
 _STYLE = {"better": "green", "worse": "red"}
@@ -49,7 +50,7 @@ def _table(pair: Pair) -> Table:
     grid.add_column(Text(f"  {pair.at.capitalize()}", "cyan"), no_wrap=True)
     for name in ("A", "B", "change", "95 %"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("difference")
+    grid.add_column("differs")
     for effect in pair.effects:
         grid.add_row(f"  {effect.name}", *cells(effect), Text(words(effect), style(effect)))
     return grid
@@ -125,7 +126,8 @@ def write_html(
     overview = {
         size: Markup(look.svg(chart, f"curve-{size}", "Speed against throughput"))
         for size, (width, height) in _SIZES.items()
-        if (chart := curves(runs[0].summary, runs[1].summary, width, height)) is not None
+        if all(View(run).curved for run in runs)
+        and (chart := curves(runs[0].summary, runs[1].summary, width, height)) is not None
     }
     page = environment.get_template("compare.html.jinja").render(
         made=made,

@@ -139,7 +139,10 @@ def in_unit(rows: Sequence[dict[str, Any]], *keys: str, unit: str | None = None)
 
 
 def axis(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """Scale and axis for positive values: logarithmic once they spread threefold."""
+    """Scale and axis for positive values: logarithmic once they spread threefold.
+
+    Values that are nearly equal are shown so: the scale spans at least a fifth of them.
+    """
     values = [row[key] for row in rows]
     low, high = min(values) / 1.1, max(values) * 1.2
     ticks = _log_ticks(low, high)
@@ -148,8 +151,10 @@ def axis(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
             "scale": alt.Scale(type="log", domain=[low, high], nice=False),
             "axis": alt.Axis(values=ticks, format=ROUND),
         }
+    alike, middle = max(values) < 1.2 * min(values), (min(values) + max(values)) / 2
+    domain = [0.9 * middle, 1.1 * middle] if alike else alt.Undefined
     return {
-        "scale": alt.Scale(zero=False, nice=True),
+        "scale": alt.Scale(zero=False, nice=True, domain=domain),
         "axis": alt.Axis(tickCount=5, format=ROUND),
     }
 

@@ -69,16 +69,17 @@ def _against_samples(
     samples = sorted({row["x"] for row in rows})
     if len(samples) < 2:
         return None
-    for row in rows:
-        row["label"] = row["name"] if row["x"] == samples[-1] else ""
     highest = max(row["high"] for row in rows)
+    ceiling = min(highest * 1.08 or 1, top or highest * 1.08 or 1)
+    ends = [row for row in rows if row["x"] == samples[-1]]
+    labels = _apart(ends, 0.06 * ceiling, ceiling)
     x = alt.X(
         "x:O", title="samples of each task", axis=alt.Axis(labelAngle=0, grid=False), sort=samples
     )
     y = alt.Y(
         "y:Q",
         title=None,
-        scale=alt.Scale(domain=[0, min(highest * 1.08 or 1, top or highest * 1.08 or 1)]),
+        scale=alt.Scale(domain=[0, ceiling]),
         axis=alt.Axis(tickCount=5, format=look.ROUND),
     )
     colour = alt.Color("colour:N", scale=None)
@@ -90,11 +91,24 @@ def _against_samples(
             ),
             base.mark_line(strokeWidth=1.6).encode(y=y, color=colour, detail="name:N"),
             base.mark_circle(size=50, opacity=1).encode(y=y, color=colour),
-            base.mark_text(dy=-9, dx=-7, align="right", fontSize=11).encode(
-                y=y, text="label:N", color=colour
-            ),
+            alt.Chart(look.data(labels))
+            .mark_text(dy=-9, dx=-7, align="right", fontSize=11)
+            .encode(x=x, y=y, text="label:N", color=colour),
             title=title,
         ),
         width,
         height,
     )
+
+
+def _apart(ends: list[dict[str, Any]], least: float, top: float) -> list[dict[str, Any]]:
+    """The names of lines where they end, moved until none stands on another or above `top`."""
+    ends = sorted(ends, key=lambda row: float(row["y"]))
+    heights: list[float] = []
+    for end in ends:
+        heights.append(max(end["y"], heights[-1] + least) if heights else end["y"])
+    over = max(0.0, heights[-1] - top)
+    return [
+        {"x": end["x"], "y": height - over, "label": end["name"], "colour": end["colour"]}
+        for end, height in zip(ends, heights, strict=True)
+    ]
