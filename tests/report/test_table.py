@@ -114,6 +114,16 @@ def test_sessions_are_shown_with_those_still_open():
     assert told["open"] > 0
 
 
+def test_choices_are_shown_beside_their_requests():
+    point = closed_point(4, 80)
+    assert row(make_run(point), "… choices") is None
+    for i, record in enumerate(point.records):
+        record.request_id, record.choice = str(i // 2), i % 2
+    run = make_run(point)
+    assert row(run, "Finished").cells[0].text == "40"
+    assert row(run, "… choices").cells[0].text == "80"
+
+
 def test_what_does_not_vary_has_no_interval():
     run = make_run(dead_point())
     assert row(run, "Output").cells[0] == table.Cell("0")

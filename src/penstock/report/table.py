@@ -185,7 +185,9 @@ def _latency(points: Points, quantiles: Sequence[str]) -> Iterator[Row]:
 
 
 def _basis(points: Points) -> Iterator[Row]:
-    yield _row(points, "Finished", "requests", lambda p: p["completed"])
+    yield _row(points, "Finished", "requests", _requests)
+    if any(p["completed"] != _requests(p) for p in points):
+        yield _row(points, "… choices", "of them", lambda p: p["completed"])
     yield _row(points, "Errors", "requests", lambda p: p["errors"]["count"])
     if any(p["cancelled"] for p in points):
         yield _row(points, "Cancelled", "requests", lambda p: p["cancelled"])
@@ -195,6 +197,12 @@ def _basis(points: Points) -> Iterator[Row]:
         yield _row(points, "Wasted output", "tokens", lambda p: p["wasted_tokens"])
     yield _row(points, "Window", "s", lambda p: p["window"]["seconds"])
     yield Row("Window is", "", [Cell(window_kind(p["window"])) for p in points])
+
+
+def _requests(point: Mapping[str, Any]) -> int:
+    """Finished ones; runs of before they were counted apart had one choice each, mostly."""
+    count: int = point.get("requests", point["completed"])
+    return count
 
 
 def windows(points: Points) -> list[str]:
