@@ -191,6 +191,16 @@ def test_values_that_are_nearly_equal_are_shown_so():
     assert "domain" not in look.axis([{"x": 50.0}, {"x": 101.0}], "x")["scale"].to_dict()
 
 
+def test_names_of_marks_that_lie_together_are_left_out_whatever_their_noise():
+    run = make_run(*(closed_point(users, 40) for users in (1, 2, 3, 4)))
+    for i, point in enumerate(run.summary["points"]):
+        point["output_throughput"]["value"] = (400.0, 900.0, 903.0, 905.0)[i]
+        point["user_speed"]["p50"] = (125.0, 125.1, 124.9, 125.0)[i]  # as noise has it
+        point["limit"]["output_throughput"] = None
+    drawn = rows(figures.curve(View(run), 500, 300))
+    assert sorted(row["name"] for row in drawn if row.get("name")) == ["1", "4"]
+
+
 def test_meanings_are_given_of_what_the_run_holds_and_of_nothing_else():
     def meanings(run):
         text = Page(html.render(run)).text

@@ -183,10 +183,12 @@ def _thin_names(rows: _Rows) -> None:
     """Take the name from marks that stand so near a named one that neither could be read.
 
     Both ends keep theirs. Distances are shares of the whole spread, logarithmic
-    since the axes usually are.
+    since the axes usually are; an axis spans a fifth of its values at least.
     """
     log_x, log_y = ([math.log(row[key]) for row in rows] for key in "xy")
-    wide, high = (max(max(logs, default=0) - min(logs, default=0), 1e-9) for logs in (log_x, log_y))
+    wide, high = (
+        max(max(logs, default=0) - min(logs, default=0), math.log(1.2)) for logs in (log_x, log_y)
+    )
     named: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: i not in (0, len(rows) - 1)):
         near = any(
