@@ -81,7 +81,7 @@ def answered(url):
 
 
 @contextmanager
-def begun(url, *arguments, requests=12):
+def begun(url, *arguments, requests=6):
     """The command, once so many requests have come to the server."""
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock", "bench", url, *FAST, *arguments],
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_there_is_and_reports(tmp_path, mode):
 def test_a_sweep_says_why_it_stopped_and_marks_what_is_past_saturation(tmp_path):
     with server_process(ttft_s=0.0, itl_s=0.02, events=4, slots=4) as url:
         done = run(
-            "bench", url, "--sweep", "--duration", "1.5", *FAST, "--price", "2/h", "--json",
+            "bench", url, "--sweep", "--duration", "1", *FAST, "--price", "2/h", "--json",
             "--out", str(tmp_path), "--no-html",
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -325,6 +325,6 @@ async def test_a_sweep_measures_upwards_and_ends_past_saturation():
 
 async def test_tokens_bound_a_whole_search():
     async with serving() as server:
-        run = await measure(server.url, duration_s=1, search=("sweep",), tokens=2000)
+        run = await measure(server.url, duration_s=0.5, search=("sweep",), tokens=2000)
     assert "out of tokens" in run.summary["swept"]["stopped"]
     assert sum(p["tokens"]["output"] for p in run.summary["points"]) < 3000

@@ -488,10 +488,10 @@ async def test_all_of_it_at_once_through_worker_processes():
     }
     prompts = [prompt for name in scripts for prompt in (name, "kind")]
     asks = [
-        Ask(id=str(i), content=prompt, prompt_tokens=None, output_tokens=4, at_s=i * 0.02)
+        Ask(id=str(i), content=prompt, prompt_tokens=None, output_tokens=4, at_s=i * 0.01)
         for i, prompt in enumerate(prompts)
     ]
-    plan = Plan(load=Load(kind="open", rate=50.0), asks=asks, warmup=0)
+    plan = Plan(load=Load(kind="open", rate=100.0), asks=asks, warmup=0)
     async with playing(scripts) as server:
         target = await HttpTarget.open(server.url, timeout_s=TIMEOUT_S)
         drive = Drive(target, plan, Limits(duration_s=120.0, drain_s=10.0), workers=2)
