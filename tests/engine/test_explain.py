@@ -12,6 +12,7 @@ import torch
 from penstock import models
 from penstock.engine.engine import Engine
 from penstock.engine.explain import Explanation, Settings, explain, piece
+from penstock.engine.kernels.choose import choose
 from penstock.engine.kv import KVStore
 from penstock.engine.llm import LLM
 from penstock.engine.model import loader
@@ -45,10 +46,12 @@ def engine() -> Engine:
 def logits_after(ids: list[int]) -> torch.Tensor:
     """The logits after a prompt, from a decoder of our own and no engine around it."""
     directory = models.path("embedded")
-    decoder = loader.load_weights(ModelConfig.load(directory), directory, torch.bfloat16, "cpu")
+    config = ModelConfig.load(directory)
+    kernels = choose(config, dtype=torch.bfloat16, device="cpu", page_size=16)
+    decoder = loader.load_weights(config, directory, torch.bfloat16, "cpu", kernels)
     count = len(ids)
     pages = -(-count // 16)
-    kv = KVStore(decoder.kv_layers(), pages, 16, torch.bfloat16, "cpu")
+    kv = KVStore(decoder.kv_layers(), pages, 16, torch.bfloat16, "cpu", storage=kernels.pages)
     none = torch.empty(0, dtype=torch.int64)
     batch = StepBatch(
         tokens=torch.tensor(ids),

@@ -15,6 +15,7 @@ from penstock import models
 from penstock.engine import facts
 from penstock.engine.generation import Generation, generations
 from penstock.engine.grammar import Grammars
+from penstock.engine.kernels.choose import choose
 from penstock.engine.kv import KVStore
 from penstock.engine.model import loader
 from penstock.engine.model.config import ModelConfig
@@ -80,8 +81,9 @@ class Engine:
             decoder.kv_layers(),
             about.pages + 1,  # the runner's scratch page
             options.page_size,
-            decoder.embedding.dtype,
-            decoder.embedding.device,
+            decoder.dtype,
+            decoder.device,
+            storage=decoder.kernels.pages,
         )
         longest = -(-min(about.max_model_len, self.scheduler.capacity()) // options.page_size)
         self._grammars = Grammars(directory, about.vocab_size, about.eos_token_ids)
@@ -107,8 +109,18 @@ class Engine:
         directory = models.path(model)
         config = ModelConfig.load(directory)
         dtype = facts.choose_dtype(options, config)
-        decoder = loader.load_weights(config, directory, dtype, options.device)
-        torch.set_num_threads(facts.choose_threads(options, decoder))
+        kernels = choose(
+            config,
+            dtype=dtype,
+            device=options.device,
+            page_size=options.page_size,
+            weights=options.weights,
+            kernels=options.kernels,
+        )
+        decoder = loader.load_weights(config, directory, dtype, options.device, kernels)
+        threads = facts.choose_threads(options, decoder)
+        torch.set_num_threads(threads)
+        kernels.threads(threads)
         return cls(decoder, facts.gather(model, decoder, options), options, directory)
 
     @property

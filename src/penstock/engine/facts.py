@@ -33,9 +33,7 @@ def choose_threads(options: EngineOptions, decoder: Decoder) -> int:
     """CPU threads to compute with: as asked, or one for a small model and all cores else."""
     if options.threads is not None:
         return options.threads
-    if decoder.embedding.device.type == "cpu" and loader.weight_bytes(decoder) > (
-        SINGLE_THREAD_BYTES
-    ):
+    if decoder.device.type == "cpu" and loader.weight_bytes(decoder) > (SINGLE_THREAD_BYTES):
         return len(os.sched_getaffinity(0))
     return 1
 
@@ -52,13 +50,13 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
             f"max_model_len={longest} must lie between 2 and {config.max_positions:,}, "
             "the context of this checkpoint."
         )
-    dtype = decoder.embedding.dtype
+    dtype = decoder.dtype
     # The store's own arithmetic, on an empty one.
     per_token = KVStore(
-        decoder.kv_layers(), 1, options.page_size, dtype, decoder.embedding.device
+        decoder.kv_layers(), 1, options.page_size, dtype, decoder.device
     ).bytes_per_token
     tokens = options.kv_tokens or min(
-        options.max_running * longest, _free_bytes(decoder.embedding.device) // 4 // per_token
+        options.max_running * longest, _free_bytes(decoder.device) // 4 // per_token
     )
     pages = tokens // options.page_size
     if pages < 1:
@@ -74,12 +72,12 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         parameters=loader.parameters(decoder),
         weight_bytes=loader.weight_bytes(decoder),
         flops_per_token=loader.flops_per_token(decoder),
-        head_flops=2 * decoder.embedding.numel(),
+        head_flops=2 * decoder.head.outputs * decoder.head.inputs,
         attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
         kv_bytes_per_token=per_token,
         dtype=name,
         kv_dtype=name,
-        device=str(decoder.embedding.device),
+        device=str(decoder.device),
         threads=torch.get_num_threads(),
         page_size=options.page_size,
         pages=pages,

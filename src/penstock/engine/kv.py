@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,7 +59,7 @@ class PlainPages:
         # matrices that attention multiplies, and a copy moves page_size rows at once.
         rows = 2 * layer.heads
         self._shape = (2, layer.heads, -1, page_size, layer.head_dim)
-        self._pages = _zeros((rows, pages, page_size * layer.head_dim), dtype, device)
+        self._pages = zeros((rows, pages, page_size * layer.head_dim), dtype, device)
         self._slots = self._pages.view(rows, pages * page_size, layer.head_dim)
         self.bytes_per_page = self._pages[:, 0].nbytes
 
@@ -76,7 +76,12 @@ class PlainPages:
         self._pages.index_copy_(1, targets, self._pages.index_select(1, sources))
 
 
-def _zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+Storage = Callable[[KVLayer, int, int, torch.dtype, torch.device], KVPages]
+"""Makes one layer's pages: how many of what size, in which precision, where."""
+
+
+def zeros(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A pool of zeros."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # numpy's zeros come from the kernel page by page when first written: a large
@@ -114,6 +119,8 @@ class KVStore:
         page_size: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        *,
+        storage: Storage = PlainPages,
     ) -> None:
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(
@@ -124,9 +131,7 @@ class KVStore:
         self._layers: list[KVPages] = []
         for index, layer in enumerate(layers):
             if layer.shares is None:
-                self._layers.append(
-                    PlainPages(layer, pages, page_size, dtype, torch.device(device))
-                )
+                self._layers.append(storage(layer, pages, page_size, dtype, torch.device(device)))
                 continue
             if not 0 <= layer.shares < index:
                 raise ValueError(f"layer {index} shares K and V with {layer.shares}: not earlier.")

@@ -16,6 +16,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    weights: Literal["plain", "int8", "int4"] = "plain"  # plain: in the precision of `dtype`
+    kernels: Literal["auto", "native", "torch"] = "auto"
     device: str = "cpu"
     threads: int | None = None
     page_size: int = 16

@@ -78,7 +78,7 @@ class Runner:
         self.decoder = decoder
         self.kv = kv
         self.grammars = grammars
-        self.device = decoder.embedding.device
+        self.device = decoder.device
         self.spent = Spent()
         self._tables = Tables.empty(rows, longest)
 

@@ -9,7 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from penstock.engine.model.decoder import Decoder, Layer
+from penstock.engine.kernels.linear import Linear
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.model.layer import Layer
 from penstock.engine.request import ModelFacts
 from penstock.engine.watch import Key, Timed
 from penstock.predict.hardware import Hardware
@@ -79,10 +81,9 @@ def work(decoder: Decoder, tokens: int, context: int) -> dict[Key, Work]:
     found: dict[Key, Work] = {("embed", None): Work(0, tokens * config.hidden_size * size)}
     for index, layer in enumerate(decoder.layers):
         found["attention", index] = _attention(layer, tokens, context, size)
-        matrices = layer.gate_up.numel() + layer.down.numel()
-        found["feed-forward", index] = Work(2 * tokens * matrices, matrices * size)
-    head = decoder.head.numel()
-    found["head", None] = Work(2 * head, head * size)
+        matrices = [layer.gate_up, layer.down]
+        found["feed-forward", index] = _products(matrices, tokens)
+    found["head", None] = _products([decoder.head], 1)
     found["sample", None] = Work(0, config.vocab_size * 4)  # logits are fp32
     return found
 
@@ -91,14 +92,19 @@ def _attention(layer: Layer, tokens: int, context: int, size: int) -> Work:
     shape = layer.shape
     window = shape.window or context
     attended = sum(min(slot + 1, window) for slot in range(context - tokens, context))
-    matrices = layer.qkv.numel() + layer.output.numel()
+    products = _products([layer.qkv, layer.output], tokens)
     # Slots read once: those the first row sees, and the rows' own.
     slots = min(context, window + tokens - 1)
     written = tokens if shape.shares_kv is None else 0
     return Work(
-        2 * tokens * matrices + 4 * shape.heads * shape.head_dim * attended,
-        matrices * size + (slots + written) * 2 * shape.kv_heads * shape.head_dim * size,
+        products.flops + 4 * shape.heads * shape.head_dim * attended,
+        products.bytes + (slots + written) * 2 * shape.kv_heads * shape.head_dim * size,
     )
+
+
+def _products(matrices: list[Linear], tokens: int) -> Work:
+    flops = 2 * tokens * sum(matrix.outputs * matrix.inputs for matrix in matrices)
+    return Work(flops, sum(matrix.nbytes for matrix in matrices))
 
 
 def step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from penstock.engine.engine import Engine
+from penstock.engine.kernels.linear import Linear
+from penstock.engine.kernels.norm import RMSNorm
 from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import StepBatch
-from penstock.engine.model.decoder import Decoder, Layer
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.model.layer import Layer
 
 StageName = Literal["schedule", "prepare", "embed", "attention", "feed-forward", "head", "sample"]
 Key = tuple[StageName, int | None]  # the stage, and its layer if it is in one
@@ -35,22 +38,35 @@ class Watched:
     logits: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
+class _Stamped:
+    """A matrix that notes when the stream comes to it."""
+
+    def __init__(self, matrix: Linear, watched: Watched) -> None:
+        self._matrix = matrix
+        self._watched = watched
+
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        self._watched.readings.append(time.perf_counter())
+        return self._matrix(x, norm)
+
+    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        self._watched.readings.append(time.perf_counter())
+        return self._matrix.gated(x, norm)
+
+    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        self._watched.readings.append(time.perf_counter())
+        return self._matrix.logits(x, norm)
+
+
 @contextmanager
 def watching(decoder: Decoder) -> Iterator[Watched]:
     """Read the clock at the borders of a decoder's stages, on the CPU.
 
-    Each stage begins with a norm, so it is the norms that are wrapped, and only
-    while the context lasts: the decoder's code knows nothing of it. A reading
-    takes well under a microsecond.
+    Each stage begins with a product of the stream, so it is those matrices that are
+    wrapped, and only while the context lasts: the decoder's code knows nothing of
+    it. A reading takes well under a microsecond.
     """
     watched = Watched()
-
-    def stamped(norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(x: Tensor) -> Tensor:
-            watched.readings.append(time.perf_counter())
-            return norm(x)
-
-        return call
 
     def forward(batch: StepBatch, kv: KVStore) -> Tensor:
         watched.readings = [time.perf_counter()]
@@ -60,19 +76,19 @@ def watching(decoder: Decoder) -> Iterator[Watched]:
 
     plain = decoder.forward
     borders: list[tuple[Layer | Decoder, str]] = [
-        (layer, name) for layer in decoder.layers for name in ("attention_norm", "ffn_norm")
+        (layer, name) for layer in decoder.layers for name in ("qkv", "gate_up")
     ]
-    borders.append((decoder, "norm"))
-    norms = [getattr(owner, name) for owner, name in borders]
-    for (owner, name), norm in zip(borders, norms, strict=True):
-        setattr(owner, name, stamped(norm))
+    borders.append((decoder, "head"))
+    matrices: list[Linear] = [getattr(owner, name) for owner, name in borders]
+    for (owner, name), matrix in zip(borders, matrices, strict=True):
+        setattr(owner, name, _Stamped(matrix, watched))
     vars(decoder)["forward"] = forward
     try:
         yield watched
     finally:
         del vars(decoder)["forward"]
-        for (owner, name), norm in zip(borders, norms, strict=True):
-            setattr(owner, name, norm)
+        for (owner, name), matrix in zip(borders, matrices, strict=True):
+            setattr(owner, name, matrix)
 
 
 def timed_step(engine: Engine, watched: Watched) -> Timed:

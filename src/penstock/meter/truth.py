@@ -7,9 +7,6 @@ its events have to leave within a millisecond of their time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +15,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from penstock.compiled import CannotCompile, compiled
 
 _SOURCE = Path(__file__).with_name("truth.c")
 MARK = "truth-"  # a number after it in a prompt names the request in `Truth.answers`
@@ -78,7 +77,10 @@ def true_server(timing: Timing) -> Iterator[Truth]:
 
     Raises `TruthError` if it cannot be compiled or started.
     """
-    program = _compiled()
+    try:
+        program = compiled([_SOURCE], ["-O2"])
+    except CannotCompile as error:
+        raise TruthError(f"no ground-truth server, which needs Linux: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         stamps = Path(folder) / "stamps"
         numbers = (round(timing.ttft_s * 1e6), round(timing.itl_s * 1e6), timing.events)
@@ -112,30 +114,3 @@ def _read(path: Path, itl_ns: int) -> list[TrueAnswer]:
         dues = due + itl_ns * np.arange(count, dtype=np.int64)
         answers.append(TrueAnswer(id_, arrival, dues, numbers[at - count : at]))
     return answers
-
-
-def _compiled() -> Path:
-    """The program, compiled once for each version of its source."""
-    name = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock"
-    program = cache / f"truth-{name}"
-    if program.exists():
-        return program
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise TruthError(
-            "the ground-truth server is compiled on first use, and there is no C compiler. "
-            "Install one (apt-get install gcc, or the like), or name it in CC."
-        )
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        made = Path(folder) / "truth"
-        command = [compiler, "-O2", "-o", str(made), str(_SOURCE)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            said = " | ".join(result.stderr.strip().splitlines()[:5])
-            raise TruthError(
-                f"{compiler} cannot compile the ground-truth server (it needs Linux): {said}"
-            )
-        made.replace(program)
-    return program

@@ -1,14 +1,125 @@
-"""Activations times weights, with the weights in the layout the machine likes best."""
+"""Activations times weights, in PyTorch's operations."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from penstock.engine.kernels.norm import RMSNorm
+
 # oneDNN picks a packed layout for a number of rows. The one for 32 also serves
 # every other number as it is; the one for 1 would be reordered at each call.
 PACK_ROWS = 32
+
+
+class Linear(Protocol):
+    """A matrix of weights [outputs, inputs] and what a decoder does with it.
+
+    `x` [T, inputs] is the stream that runs through the layers, in the precision
+    its kernels keep it in; `h` is a result within a layer.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the matrix."""
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the matrix."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, however they are stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one product reads."""
+
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """`norm(x) @ weight.T + bias`: [T, outputs]."""
+
+    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """`silu(gate) * up`, the halves of the product: [T, outputs / 2] (Shazeer 2020)."""
+
+    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """The product in fp32."""
+
+    def add(self, x: Tensor, h: Tensor) -> None:
+        """Add `h @ weight.T + bias` to `x` [T, outputs], in place."""
+
+    def rows(self, which: Tensor) -> Tensor:
+        """Rows of the matrix, as an embedding: [len(which), inputs]."""
+
+
+class PlainLinear:
+    """As `Linear`, in fp32 or bf16, on any device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+        self._packed = weight
+
+    @property
+    def outputs(self) -> int:
+        """As `Linear.outputs`."""
+        return self.weight.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """As `Linear.inputs`."""
+        return self.weight.shape[1]
+
+    @property
+    def parameters(self) -> int:
+        """As `Linear.parameters`."""
+        return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
+
+    @property
+    def nbytes(self) -> int:
+        """As `Linear.nbytes`."""
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def pack(self, *, keep_rows: bool = False) -> None:
+        """Bring the weights into the layout this machine multiplies fastest.
+
+        They can be read no more afterwards, unless `rows` needs them.
+        """
+        self._packed = pack(self.weight)
+        if not keep_rows:
+            self.weight = self._packed
+
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.__call__`."""
+        return self._product(norm(x))
+
+    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.gated`."""
+        gate, up = self._product(norm(x)).chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.logits`."""
+        return self._product(norm(x)).float()
+
+    def add(self, x: Tensor, h: Tensor) -> None:
+        """As `Linear.add`."""
+        x.add_(self._product(h))
+
+    def rows(self, which: Tensor) -> Tensor:
+        """As `Linear.rows`."""
+        return F.embedding(which, self.weight)
+
+    def _product(self, h: Tensor) -> Tensor:
+        return linear(h, self._packed, self.bias)
+
+
+def plain(matrix: Linear) -> PlainLinear:
+    """`matrix`, of which the caller knows that no kernel has packed it yet."""
+    assert isinstance(matrix, PlainLinear)
+    return matrix
 
 
 def pack(weight: Tensor) -> Tensor:

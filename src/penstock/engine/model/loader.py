@@ -10,25 +10,30 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from penstock.engine.kernels.linear import plain
 from penstock.engine.kernels.norm import RMSNorm
 from penstock.engine.model.config import ModelConfig
-from penstock.engine.model.decoder import Decoder
+from penstock.engine.model.decoder import Decoder, Kernels
 
 
 def load(
-    directory: Path, dtype: torch.dtype, device: torch.device | str
+    directory: Path, dtype: torch.dtype, device: torch.device | str, kernels: Kernels | None = None
 ) -> tuple[ModelConfig, Decoder]:
     """Read a model directory in HF layout: `config.json` and safetensors, sharded or not.
 
-    Raises `FileNotFoundError` or `ValueError` saying what is missing, has the
-    wrong shape or cannot be honoured.
+    Without `kernels` the decoder has PyTorch's. Raises `FileNotFoundError` or
+    `ValueError` saying what is missing, has the wrong shape or cannot be honoured.
     """
     config = ModelConfig.load(directory)
-    return config, load_weights(config, directory, dtype, device)
+    return config, load_weights(config, directory, dtype, device, kernels)
 
 
 def load_weights(
-    config: ModelConfig, directory: Path, dtype: torch.dtype, device: torch.device | str
+    config: ModelConfig,
+    directory: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    kernels: Kernels | None = None,
 ) -> Decoder:
     """Build the decoder of `config` and fill it from the safetensors files of `directory`.
 
@@ -61,7 +66,7 @@ def load_weights(
         names = sorted(wanted)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ValueError(f"{directory} lacks the tensors {', '.join(names[:5])}{more}.")
-    decoder.pack()
+    decoder.pack(kernels or decoder.kernels)
     return decoder
 
 
@@ -72,31 +77,33 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
     loads the part. For a decoder that is not packed yet.
     """
     views = {
-        "model.embed_tokens.weight": decoder.embedding,
+        "model.embed_tokens.weight": plain(decoder.embedding).weight,
         "model.norm.weight": decoder.norm.weight,
     }
     if not decoder.config.tied_embeddings:
-        views["lm_head.weight"] = decoder.head
+        views["lm_head.weight"] = plain(decoder.head).weight
     for index, layer in enumerate(decoder.layers):
         shape, prefix = layer.shape, f"model.layers.{index}"
         q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        qkv, output = plain(layer.qkv), plain(layer.output)
+        gate_up, down = plain(layer.gate_up), plain(layer.down)
         parts: dict[str, Tensor | None] = {
             "input_layernorm.weight": layer.attention_norm.weight,
             "post_attention_layernorm.weight": layer.ffn_norm.weight,
             "self_attn.q_norm.weight": None if layer.q_norm is None else layer.q_norm.weight,
             "self_attn.k_norm.weight": None if layer.k_norm is None else layer.k_norm.weight,
-            "self_attn.o_proj.weight": layer.output,
-            "self_attn.o_proj.bias": layer.output_bias,
-            "mlp.down_proj.weight": layer.down,
-            "mlp.down_proj.bias": layer.down_bias,
+            "self_attn.o_proj.weight": output.weight,
+            "self_attn.o_proj.bias": output.bias,
+            "mlp.down_proj.weight": down.weight,
+            "mlp.down_proj.bias": down.bias,
         }
         projections = {"q": q, "k": kv, "v": kv} if shape.shares_kv is None else {"q": q}
-        for kind, fused in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
+        for kind, fused in (("weight", qkv.weight), ("bias", qkv.bias)):
             if fused is not None:
                 split = torch.split(fused, list(projections.values()))
                 for name, part in zip(projections, split, strict=True):
                     parts[f"self_attn.{name}_proj.{kind}"] = part
-        for kind, fused in (("weight", layer.gate_up), ("bias", layer.gate_up_bias)):
+        for kind, fused in (("weight", gate_up.weight), ("bias", gate_up.bias)):
             if fused is not None:
                 parts[f"mlp.gate_proj.{kind}"], parts[f"mlp.up_proj.{kind}"] = fused.chunk(2)
         views |= {f"{prefix}.{name}": part for name, part in parts.items() if part is not None}
@@ -105,32 +112,29 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
 
 def parameters(decoder: Decoder) -> int:
     """Weights of the model; a tied embedding counts once."""
-    tables = (
-        [decoder.embedding] if decoder.config.tied_embeddings else [decoder.embedding, decoder.head]
-    )
-    return sum(tensor.numel() for tensor in [*_inner_weights(decoder), *tables])
+    tables = decoder.head.parameters
+    if not decoder.config.tied_embeddings:
+        tables += decoder.embedding.parameters
+    matrices = sum(matrix.parameters for layer in decoder.layers for matrix in layer.matrices)
+    return tables + matrices + sum(norm.weight.numel() for norm in _norms(decoder))
 
 
 def weight_bytes(decoder: Decoder) -> int:
     """Bytes of weights one step reads: all but the embedding table, of which it reads rows."""
-    return sum(tensor.nbytes for tensor in [*_inner_weights(decoder), decoder.head])
+    matrices = sum(matrix.nbytes for layer in decoder.layers for matrix in layer.matrices)
+    return matrices + decoder.head.nbytes + sum(norm.weight.nbytes for norm in _norms(decoder))
 
 
 def flops_per_token(decoder: Decoder) -> int:
     """2 x weights multiplied for a token whose logits are wanted, attention apart."""
-    matrices = [tensor for tensor in _inner_weights(decoder) if tensor.dim() == 2]
-    return 2 * sum(tensor.numel() for tensor in [*matrices, decoder.head])
+    matrices = [matrix for layer in decoder.layers for matrix in layer.matrices]
+    return 2 * sum(matrix.outputs * matrix.inputs for matrix in [*matrices, decoder.head])
 
 
-def _inner_weights(decoder: Decoder) -> Iterator[Tensor]:
-    """Every weight between the embedding and the head."""
-    yield decoder.norm.weight
+def _norms(decoder: Decoder) -> Iterator[RMSNorm]:
+    yield decoder.norm
     for layer in decoder.layers:
-        for value in vars(layer).values():
-            if isinstance(value, RMSNorm):
-                yield value.weight
-            elif isinstance(value, Tensor):
-                yield value
+        yield from layer.norms
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,0 +1,61 @@
+"""Which kernels a model runs on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+
+from penstock.engine.kernels.native import library
+from penstock.engine.kernels.native.kernels import NativeKernels
+from penstock.engine.kernels.plain import PlainKernels
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.decoder import Kernels
+
+log = logging.getLogger(__name__)
+
+Weights = Literal["plain", "int8", "int4"]
+Choice = Literal["auto", "native", "torch"]
+
+
+def choose(
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    page_size: int,
+    weights: Weights = "plain",
+    kernels: Choice = "auto",
+) -> Kernels:
+    """The fastest kernels that can serve the model, or the ones asked for.
+
+    Says once in the log why the native ones are not taken where one would expect
+    them. Raises `ValueError` if they were asked for and cannot be had.
+    """
+    if kernels != "torch":
+        lacking = _lacking(config, dtype, torch.device(device), page_size)
+        if lacking is None:
+            return NativeKernels("bf16" if weights == "plain" else weights)
+        if kernels == "native":
+            raise ValueError(f"kernels=native cannot serve this model here: {lacking}.")
+        if dtype == torch.bfloat16 and torch.device(device).type == "cpu":
+            log.warning("Slower kernels, those of PyTorch: %s.", lacking)
+    if weights != "plain":
+        log.warning("weights=%s without native kernels: slower than without it.", weights)
+    return PlainKernels(dtype, weights)
+
+
+def _lacking(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, page_size: int
+) -> str | None:
+    """Why the native kernels cannot run."""
+    if device.type != "cpu":
+        return f"they are for the CPU, not device={device}"
+    if dtype != torch.bfloat16:
+        return f"they compute in bf16, not in {str(dtype).removeprefix('torch.')}"
+    try:
+        library.library()
+    except library.NotHere as error:
+        return str(error)
+    return NativeKernels.lacking(config, page_size)

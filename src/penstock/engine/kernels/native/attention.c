@@ -1,0 +1,395 @@
+/* Attention over pages, and what comes before it: head norms, rotation, storing K and V.
+
+   K and V are kept in tiles of 16 slots, so that one product instruction serves 16
+   slots, or 16 numbers of two slots, and nothing is summed across lanes. A tile of K
+   is [head_dim / 2][16 slots][2], a tile of V [8][head_dim][2 slots].
+
+   Queries go through in blocks: the heads that share a KV head, of one row or of
+   several that attend the same pages. Decodes that share a prefix are such a block
+   for its length, and each resumes alone from there: their sums so far are kept
+   between, as between any two tiles (online softmax: Milakov & Gimelshein 2018).
+   Slots are taken in pairs of tiles counted from the first, whoever shares a block,
+   so a row's result does not depend on its company. */
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "simd.h"
+#include "team.h"
+
+#define SLOTS 16
+#define PAIR 32
+#define MOST 8 /* queries of a block */
+
+typedef struct {
+  uint8_t *data; /* [2 * kv_heads][pages][page_size * head_dim], K first, in tiles */
+  int64_t kv_heads, head_dim, pages, page_size;
+} Pages;
+
+static bf16 *tile_at(const Pages *p, int64_t row, int64_t page, int64_t offset) {
+  int64_t slot = (row * p->pages + page) * p->page_size + offset / SLOTS * SLOTS;
+  return (bf16 *)p->data + slot * p->head_dim;
+}
+
+/* Rotation and storing. */
+
+typedef struct {
+  const bf16 *y; /* [rows][(heads + 2 * kv_heads) * head_dim], or heads alone */
+  int64_t rows, heads;
+  int64_t own; /* whether y holds K and V too */
+  const float *q_norm, *k_norm; /* [head_dim] or NULL */
+  float eps;
+  const float *angles; /* [rows][2][head_dim / 2], cosines first */
+  const int64_t *slots;
+  const Pages *pages;
+  bf16 *q; /* [rows][heads][head_dim] */
+  _Atomic int64_t next;
+} Place;
+
+static void rotate(const bf16 *from, const float *norm, float eps, const float *angles, int64_t n,
+                   bf16 *to) {
+  float factor = 1.0f;
+  if (norm) {
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += from_bf16(from[i]) * from_bf16(from[i]);
+    factor = 1.0f / sqrtf(sum / n + eps);
+  }
+  int64_t half = n / 2;
+  for (int64_t i = 0; i < half; i += 16) {
+    __mmask16 mask = lanes(half - i);
+    __m512 a = load_bf16(from + i, mask), b = load_bf16(from + half + i, mask);
+    if (norm) {
+      __m512 f = _mm512_set1_ps(factor);
+      a = _mm512_mul_ps(_mm512_mul_ps(a, f), _mm512_maskz_loadu_ps(mask, norm + i));
+      b = _mm512_mul_ps(_mm512_mul_ps(b, f), _mm512_maskz_loadu_ps(mask, norm + half + i));
+    }
+    __m512 cos = _mm512_maskz_loadu_ps(mask, angles + i);
+    __m512 sin = _mm512_maskz_loadu_ps(mask, angles + half + i);
+    store_bf16(to + i, _mm512_fmsub_ps(a, cos, _mm512_mul_ps(b, sin)), mask);
+    store_bf16(to + half + i, _mm512_fmadd_ps(b, cos, _mm512_mul_ps(a, sin)), mask);
+  }
+}
+
+static void place_row(const Place *p, int64_t row) {
+  const Pages *pages = p->pages;
+  int64_t n = pages->head_dim, kv_heads = p->own ? pages->kv_heads : 0;
+  const bf16 *y = p->y + row * (p->heads + 2 * kv_heads) * n;
+  const float *angles = p->angles + row * n;
+  for (int64_t h = 0; h < p->heads; h++)
+    rotate(y + h * n, p->q_norm, p->eps, angles, n, p->q + (row * p->heads + h) * n);
+  y += p->heads * n;
+  int64_t page = p->slots[row] / pages->page_size, offset = p->slots[row] % pages->page_size;
+  int64_t lane = offset % SLOTS;
+  bf16 *k = scratch(n * sizeof(bf16));
+  for (int64_t h = 0; h < kv_heads; h++) {
+    rotate(y + h * n, p->k_norm, p->eps, angles, n, k);
+    bf16 *tile = tile_at(pages, h, page, offset) + lane * 2;
+    for (int64_t i = 0; i < n; i += 2) memcpy(tile + i * SLOTS, k + i, 4);
+    const bf16 *v = y + (kv_heads + h) * n;
+    tile = tile_at(pages, kv_heads + h, page, offset) + lane / 2 * 2 * n + lane % 2;
+    for (int64_t i = 0; i < n; i++) tile[i * 2] = v[i];
+  }
+}
+
+static void place_some(void *arg, int thread) {
+  (void)thread;
+  Place *p = arg;
+  int64_t row;
+  while ((row = take(&p->next, p->rows)) >= 0) place_row(p, row);
+}
+
+void penstock_place(const bf16 *y, int64_t rows, int64_t heads, int64_t own, const float *q_norm,
+                    const float *k_norm, float eps, const float *angles, const int64_t *slots,
+                    const Pages *pages, bf16 *q) {
+  Place place = {y, rows, heads, own, q_norm, k_norm, eps, angles, slots, pages, q, 0};
+  if (rows == 1)
+    place_some(&place, 0);
+  else
+    team_run(place_some, &place);
+}
+
+typedef struct {
+  const int64_t *positions;
+  int64_t rows, half;
+  const float *frequencies;
+  float *to;
+  _Atomic int64_t next;
+} Angles;
+
+static void angles_some(void *arg, int thread) {
+  (void)thread;
+  Angles *a = arg;
+  int64_t row;
+  while ((row = take(&a->next, a->rows)) >= 0)
+    for (int64_t i = 0; i < a->half; i++) {
+      float turn = (float)a->positions[row] * a->frequencies[i];
+      a->to[row * 2 * a->half + i] = cosf(turn);
+      a->to[(row * 2 + 1) * a->half + i] = sinf(turn);
+    }
+}
+
+/* Rotary angles of each row: cosines, then sines. */
+void penstock_angles(const int64_t *positions, int64_t rows, const float *frequencies, int64_t half,
+                     float *to) {
+  Angles angles = {positions, rows, half, frequencies, to, 0};
+  team_run(angles_some, &angles);
+}
+
+/* Who attends what. */
+
+typedef struct {
+  const int64_t *table;
+  int32_t begin, end; /* slots, begin a multiple of PAIR */
+  int32_t rows;       /* at most MOST / group */
+  int32_t resumes, pauses; /* whether the sums are taken up from before, or left for later */
+  int32_t row[MOST], first[MOST], last[MOST]; /* each sees slots first..last-1 */
+} Block;
+
+typedef struct {
+  int64_t decodes;
+  const int64_t *tables; /* [decodes][width] */
+  int64_t width;
+  const int64_t *contexts; /* [decodes] */
+  int64_t spans;
+  const int64_t *span; /* [spans][4]: first row, row after the last, context, address of table */
+} Batch;
+
+static int32_t first_of(int64_t context, int64_t window) {
+  return window > 0 && context > window ? (int32_t)(context - window) : 0;
+}
+
+static void close_block(Block *b) {
+  int32_t first = b->first[0], last = b->last[0];
+  for (int i = 1; i < b->rows; i++) {
+    first = b->first[i] < first ? b->first[i] : first;
+    last = b->last[i] > last ? b->last[i] : last;
+  }
+  b->begin = first / PAIR * PAIR;
+  b->end = last;
+}
+
+/* Slots that decode `row` shares from the first on with `leader`, whole pairs of tiles. */
+static int64_t shared(const Batch *b, int64_t page_size, int64_t leader, int64_t row) {
+  int64_t x = b->contexts[leader], y = b->contexts[row], least = x < y ? x : y;
+  int64_t pages = 0, most = least / page_size;
+  while (pages < most && b->tables[leader * b->width + pages] == b->tables[row * b->width + pages])
+    pages++;
+  return pages * page_size / PAIR * PAIR;
+}
+
+/* Write the blocks of a step; the first `*before` must be done before the rest begin.
+
+   `leaders` and `common` are room for `decodes` numbers each, `blocks` for 2 * rows.
+   Returns how many there are. A window of 0 is none. */
+int64_t penstock_plan(const Batch *b, int64_t page_size, int64_t group, int64_t window,
+                      int64_t cascade, int64_t *leaders, int64_t *common, Block *blocks,
+                      int64_t *before) {
+  int64_t most = group >= MOST ? 1 : MOST / group, count = 0;
+  /* Decodes with one prefix: each notes the first of them, which notes what all share. */
+  for (int64_t row = 0; row < b->decodes; row++) {
+    leaders[row] = row;
+    common[row] = 0;
+    for (int64_t other = 0; cascade && window == 0 && other < row; other++) {
+      if (leaders[other] != other) continue;
+      int64_t slots = shared(b, page_size, other, row);
+      if (slots == 0) continue;
+      leaders[row] = other;
+      if (common[other] == 0 || slots < common[other]) common[other] = slots;
+      break;
+    }
+  }
+  for (int64_t leader = 0; leader < b->decodes; leader++) {
+    if (leaders[leader] != leader || common[leader] == 0) continue;
+    Block *block = NULL;
+    for (int64_t row = leader; row < b->decodes; row++) {
+      if (leaders[row] != leader) continue;
+      if (block == NULL || block->rows == most) {
+        block = &blocks[count++];
+        *block = (Block){.table = b->tables + leader * b->width, .end = (int32_t)common[leader],
+                         .pauses = 1};
+      }
+      int at = block->rows++;
+      block->row[at] = (int32_t)row;
+      block->last[at] = (int32_t)common[leader];
+    }
+  }
+  *before = count;
+  for (int64_t row = 0; row < b->decodes; row++) {
+    int64_t context = b->contexts[row], done = common[leaders[row]];
+    Block *block = &blocks[count++];
+    *block = (Block){.table = b->tables + row * b->width, .rows = 1, .resumes = done > 0};
+    block->row[0] = (int32_t)row;
+    block->first[0] = first_of(context, window);
+    block->last[0] = (int32_t)context;
+    close_block(block);
+    if (done) block->begin = (int32_t)done;
+  }
+  for (int64_t s = 0; s < b->spans; s++) {
+    const int64_t *span = b->span + 4 * s;
+    int64_t cached = span[2] - (span[1] - span[0]);
+    for (int64_t row = span[0]; row < span[1]; row += most) {
+      Block *block = &blocks[count++];
+      *block = (Block){.table = (const int64_t *)(intptr_t)span[3]};
+      for (int64_t i = row; i < row + most && i < span[1]; i++) {
+        int at = block->rows++;
+        int64_t context = cached + i - span[0] + 1;
+        block->row[at] = (int32_t)i;
+        block->first[at] = first_of(context, window);
+        block->last[at] = (int32_t)context;
+      }
+      close_block(block);
+    }
+  }
+  return count;
+}
+
+int64_t penstock_block_bytes(void) { return sizeof(Block); }
+
+/* Attending. */
+
+typedef struct {
+  const bf16 *q;
+  int64_t heads;
+  const Pages *pages;
+  const Block *blocks;
+  int64_t count;
+  bf16 *out;    /* [rows][heads][head_dim] */
+  float *state; /* [decodes][heads][2 + head_dim]: largest score, sum, weighted values */
+  _Atomic int64_t next;
+} Attend;
+
+INLINE void add_values(const int queries, const int wide, const bf16 *v[2], int tiles, int64_t n,
+                       int64_t at, bf16 (*p)[PAIR], const float *decay, float *sums) {
+  __m512 acc[MOST][4];
+  UNROLL for (int r = 0; r < queries; r++)
+    UNROLL for (int c = 0; c < wide; c++)
+      acc[r][c] = _mm512_mul_ps(_mm512_loadu_ps(sums + r * n + at + c * 16),
+                                _mm512_set1_ps(decay[r]));
+  for (int t = 0; t < tiles; t++) {
+    const bf16 *from = v[t] + at * 2;
+    for (int j = 0; j < SLOTS; j += 2, from += 2 * n) {
+      __m512bh values[4];
+      UNROLL for (int c = 0; c < wide; c++)
+        values[c] = (__m512bh)_mm512_loadu_si512(from + c * 32);
+      UNROLL for (int r = 0; r < queries; r++) {
+        int32_t two;
+        memcpy(&two, &p[r][t * SLOTS + j], 4);
+        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+        UNROLL for (int c = 0; c < wide; c++)
+          acc[r][c] = _mm512_dpbf16_ps(acc[r][c], values[c], x);
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < queries; r++)
+    UNROLL for (int c = 0; c < wide; c++)
+      _mm512_storeu_ps(sums + r * n + at + c * 16, acc[r][c]);
+}
+
+/* `queries` heads of a block, `each` of them of one row, from head `head` on. */
+INLINE void attend_queries(const int queries, const Attend *a, const Block *b, int64_t kv_head,
+                           int64_t head, int each) {
+  const Pages *pages = a->pages;
+  const int64_t n = pages->head_dim;
+  const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)n));
+  const int wide = queries <= 4 ? 4 : 2;
+  const bf16 *q[MOST];
+  float most[MOST], total[MOST], *sums = scratch(queries * n * sizeof(float)), *kept[MOST];
+  for (int r = 0; r < queries; r++) {
+    int64_t at = b->row[r / each] * a->heads + head + r % each;
+    q[r] = a->q + at * n;
+    kept[r] = a->state + at * (2 + n);
+    most[r] = b->resumes ? kept[r][0] : -INFINITY;
+    total[r] = b->resumes ? kept[r][1] : 0;
+    if (b->resumes)
+      memcpy(sums + r * n, kept[r] + 2, n * sizeof(float));
+    else
+      memset(sums + r * n, 0, n * sizeof(float));
+  }
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int32_t slot = b->begin; slot < b->end; slot += PAIR) {
+    int tiles = b->end - slot > SLOTS ? 2 : 1;
+    const bf16 *k[2], *v[2];
+    for (int t = 0; t < 2; t++) {
+      int64_t at = slot + (t < tiles ? t : 0) * SLOTS;
+      int64_t page = b->table[at / pages->page_size], offset = at % pages->page_size;
+      k[t] = tile_at(pages, kv_head, page, offset);
+      v[t] = tile_at(pages, pages->kv_heads + kv_head, page, offset);
+    }
+    __m512 scores[MOST][2];
+    UNROLL for (int r = 0; r < queries; r++) scores[r][0] = scores[r][1] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += 2) {
+      __m512bh k0 = (__m512bh)_mm512_loadu_si512(k[0] + i * SLOTS);
+      __m512bh k1 = (__m512bh)_mm512_loadu_si512(k[1] + i * SLOTS);
+      UNROLL for (int r = 0; r < queries; r++) {
+        int32_t two;
+        memcpy(&two, q[r] + i, 4);
+        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+        scores[r][0] = _mm512_dpbf16_ps(scores[r][0], k0, x);
+        scores[r][1] = _mm512_dpbf16_ps(scores[r][1], k1, x);
+      }
+    }
+    float decay[MOST];
+    bf16 p[MOST][PAIR];
+    UNROLL for (int r = 0; r < queries; r++) {
+      __m512 nothing = _mm512_set1_ps(-INFINITY), s[2];
+      for (int t = 0; t < 2; t++) {
+        int32_t at = slot + t * SLOTS;
+        __mmask16 seen = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(b->last[r / each] - at)) &
+                         _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(b->first[r / each] - at));
+        s[t] = _mm512_mask_mul_ps(nothing, seen, scores[r][t], scale);
+      }
+      float largest = _mm512_reduce_max_ps(_mm512_max_ps(s[0], s[1]));
+      largest = largest > most[r] ? largest : most[r];
+      decay[r] = most[r] == largest ? 1.0f : exp2f(most[r] - largest);
+      most[r] = largest;
+      __m512 level = _mm512_set1_ps(largest == -INFINITY ? 0 : largest);
+      s[0] = exp2_16(_mm512_sub_ps(s[0], level));
+      s[1] = exp2_16(_mm512_sub_ps(s[1], level));
+      total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(_mm512_add_ps(s[0], s[1]));
+      store_bf16(p[r], s[0], 0xffff);
+      store_bf16(p[r] + SLOTS, s[1], 0xffff);
+    }
+    int64_t at = 0;
+    for (; at + wide * 16 <= n; at += wide * 16)
+      add_values(queries, wide, v, tiles, n, at, p, decay, sums);
+    for (; at < n; at += 16) add_values(queries, 1, v, tiles, n, at, p, decay, sums);
+  }
+  for (int r = 0; r < queries; r++) {
+    if (b->pauses) {
+      kept[r][0] = most[r];
+      kept[r][1] = total[r];
+      memcpy(kept[r] + 2, sums + r * n, n * sizeof(float));
+      continue;
+    }
+    bf16 *out = a->out + (b->row[r / each] * a->heads + head + r % each) * n;
+    __m512 over = _mm512_set1_ps(1.0f / total[r]);
+    for (int64_t i = 0; i < n; i += 16)
+      store_bf16(out + i, _mm512_mul_ps(_mm512_loadu_ps(sums + r * n + i), over), 0xffff);
+  }
+}
+
+static void attend_some(void *arg, int thread) {
+  (void)thread;
+  Attend *a = arg;
+  int64_t item, group = a->heads / a->pages->kv_heads;
+  while ((item = take(&a->next, a->count * a->pages->kv_heads)) >= 0) {
+    const Block *b = &a->blocks[item % a->count];
+    int64_t kv_head = item / a->count;
+    for (int64_t part = 0; part < group; part += MOST) {
+      int each = group - part < MOST ? (int)(group - part) : MOST;
+      int64_t head = kv_head * group + part;
+#define CASE(R) \
+  case R: attend_queries(R, a, b, kv_head, head, each); break;
+      switch (b->rows * each) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+#undef CASE
+    }
+  }
+}
+
+void penstock_attend(const bf16 *q, int64_t heads, const Pages *pages, const Block *blocks,
+                     int64_t before, int64_t count, bf16 *out, float *state) {
+  Attend shared = {q, heads, pages, blocks, before, out, state, 0};
+  if (before) team_run(attend_some, &shared);
+  Attend rest = {q, heads, pages, blocks + before, count - before, out, state, 0};
+  if (count > before) team_run(attend_some, &rest);
+}

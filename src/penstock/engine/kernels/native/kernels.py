@@ -1,0 +1,59 @@
+"""The C kernels as a decoder asks for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from penstock.engine.kernels.linear import PlainLinear
+from penstock.engine.kernels.native import library
+from penstock.engine.kernels.native.linear import Format, NativeLinear
+from penstock.engine.kernels.native.pages import SLOTS, TiledPages
+from penstock.engine.kernels.native.step import NativeStep
+from penstock.engine.kv import Storage
+from penstock.engine.model.batch import StepBatch
+from penstock.engine.model.config import ModelConfig
+
+
+class NativeKernels:
+    """As `Kernels`, for a decoder in bf16 on the CPU.
+
+    Raises `library.NotHere` where they cannot run.
+    """
+
+    def __init__(self, weights: Format) -> None:
+        library.library()
+        self.stream = torch.float32
+        self.pages: Storage = TiledPages
+        self._weights: Format = weights
+
+    @staticmethod
+    def lacking(config: ModelConfig, page_size: int) -> str | None:
+        """Why they cannot serve this model with pages of this size; None where they can."""
+        if page_size % SLOTS:
+            return f"page_size={page_size} is no multiple of {SLOTS}"
+        for layer in config.layers:
+            if layer.head_dim % 16:
+                return f"head_dim={layer.head_dim} is no multiple of 16"
+        return None
+
+    def threads(self, count: int) -> None:
+        """Compute with `count` threads from now on."""
+        library.library().penstock_threads(count)
+
+    def linear(self, plain: PlainLinear, *, gated: bool = False) -> NativeLinear:
+        """As `Kernels.linear`."""
+        return NativeLinear(plain, self._weights, gated=gated)
+
+    def tables(
+        self, embedding: PlainLinear, head: PlainLinear
+    ) -> tuple[PlainLinear | NativeLinear, NativeLinear]:
+        """As `Kernels.tables`."""
+        native = NativeLinear(head, "int8" if self._weights == "int4" else self._weights)
+        return native if embedding is head else embedding, native
+
+    def step(
+        self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]
+    ) -> NativeStep:
+        """As `Kernels.step`."""
+        return NativeStep(batch, page_size, frequencies)

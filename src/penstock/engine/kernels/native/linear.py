@@ -1,0 +1,103 @@
+"""Matrices of weights that the C kernels multiply: bf16, int8 or int4."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from penstock.engine.kernels.linear import PlainLinear
+from penstock.engine.kernels.native import library
+from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.kernels.quantized import GROUP
+
+Format = Literal["bf16", "int8", "int4"]
+
+_FORMATS = {"bf16": 0, "int8": 1, "int4": 2}
+_STORE_BF16, _STORE_FP32, _ADD_FP32, _GATED_BF16 = range(4)
+
+
+class NativeLinear:
+    """As `Linear`, for fp32 activations between layers and bf16 ones within.
+
+    int8: every output has a scale; int4: every group of `GROUP` inputs of an
+    output. Both multiply rows that are quantized to int8 by their own scale.
+    """
+
+    def __init__(self, plain: PlainLinear, form: Format, *, gated: bool = False) -> None:
+        weight = plain.weight.contiguous()
+        self.outputs, self.inputs, self.parameters = plain.outputs, plain.inputs, plain.parameters
+        self._library = library.library()
+        self._native = library.Linear(
+            outputs=self.outputs,
+            inputs=self.inputs,
+            format=_FORMATS[form],
+            group=GROUP,
+            gated=gated,
+        )
+        self._address = ctypes.addressof(self._native)
+        sizes = (ctypes.c_int64 * 2)()
+        self._library.penstock_sizes(
+            self._address, ctypes.addressof(sizes), ctypes.addressof(sizes) + 8
+        )
+        self._data = torch.empty(sizes[0], dtype=torch.uint8)
+        self._scale = torch.empty(sizes[1], dtype=torch.float32)
+        self._bias = None if plain.bias is None else plain.bias.float().contiguous()
+        self._native.data = self._data.data_ptr()
+        self._native.scale = self._scale.data_ptr()
+        self._native.bias = 0 if self._bias is None else self._bias.data_ptr()
+        self._library.penstock_pack(
+            self._address,
+            weight.data_ptr(),
+            weight.dtype == torch.float32,
+            self._data.data_ptr(),
+            self._scale.data_ptr(),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one product reads."""
+        bias = 0 if self._bias is None else self._bias.nbytes
+        return self._data.nbytes + self._scale.nbytes + bias
+
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.__call__`."""
+        return self._from_stream(x, norm, _STORE_BF16, self.outputs, torch.bfloat16)
+
+    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.gated`."""
+        return self._from_stream(x, norm, _GATED_BF16, self.outputs // 2, torch.bfloat16)
+
+    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """As `Linear.logits`."""
+        return self._from_stream(x, norm, _STORE_FP32, self.outputs, torch.float32)
+
+    def add(self, x: Tensor, h: Tensor) -> None:
+        """As `Linear.add`."""
+        self._library.penstock_linear(
+            None, h.data_ptr(), None, 0.0, self._address, x.data_ptr(), _ADD_FP32, len(h)
+        )
+
+    def rows(self, which: Tensor) -> Tensor:
+        """As `Linear.rows`, in fp32."""
+        out = torch.empty((len(which), self.inputs), dtype=torch.float32)
+        self._library.penstock_unpack(self._address, which.data_ptr(), len(which), out.data_ptr())
+        return out
+
+    def _from_stream(
+        self, x: Tensor, norm: RMSNorm, output: int, width: int, dtype: torch.dtype
+    ) -> Tensor:
+        out = torch.empty((len(x), width), dtype=dtype)
+        self._library.penstock_linear(
+            x.data_ptr(),
+            None,
+            norm.fp32.data_ptr(),
+            norm.eps,
+            self._address,
+            out.data_ptr(),
+            output,
+            len(x),
+        )
+        return out

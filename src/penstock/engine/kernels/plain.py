@@ -1,0 +1,116 @@
+"""The kernels in PyTorch's own operations: any device, and the reference for all others."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from penstock.engine.kernels import attention
+from penstock.engine.kernels.linear import PlainLinear
+from penstock.engine.kernels.quantized import QuantizedLinear
+from penstock.engine.kv import KVPages, PlainPages, Storage
+from penstock.engine.model.batch import StepBatch
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.layer import Layer
+
+Angles = tuple[Tensor, Tensor]  # cos and sin, each [T, 1, head_dim]
+
+
+class PlainStep:
+    """What the layers of one step share: which pages, which masks, the rotary angles."""
+
+    def __init__(
+        self,
+        batch: StepBatch,
+        config: ModelConfig,
+        page_size: int,
+        frequencies: dict[int, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self._slots = batch.slots
+        self._angles = {
+            size: _angles(batch.positions, each, dtype) for size, each in frequencies.items()
+        }
+        self._plan = attention.plan(
+            batch,
+            {layer.window for layer in config.layers},
+            page_size=page_size,
+            slot_bytes=dtype.itemsize
+            * max(2 * layer.kv_heads * layer.head_dim for layer in config.layers),
+            dtype=dtype,
+        )
+
+    def attend(self, layer: Layer, y: Tensor, pages: KVPages) -> Tensor:
+        """Store K and V of `y`, the product with q, k and v; attend: [T, heads * head_dim]."""
+        q, own_kv = self._qkv(layer, y)
+        if layer.shape.shares_kv is None:
+            pages.write(self._slots, own_kv)
+        return attention.attend(q, pages, self._plan, layer.shape.window)
+
+    def _qkv(self, layer: Layer, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [T, heads, head_dim], then K and V [T, 2 * kv_heads, head_dim]; q, k rotated.
+
+        There is no K and V of a layer that shares an earlier one's: [T, 0, head_dim].
+        """
+        shape = layer.shape
+        rows = y.view(len(y), -1, shape.head_dim)
+        q, kv = rows[:, : shape.heads], rows[:, shape.heads :]
+        rotated = shape.heads + kv.shape[1] // 2
+        if layer.q_norm is not None:
+            q.copy_(layer.q_norm(q))
+        if layer.k_norm is not None:
+            k = rows[:, shape.heads : rotated]
+            k.copy_(layer.k_norm(k))
+        _rotate(rows[:, :rotated], *self._angles[shape.head_dim])
+        return q, kv
+
+
+def _angles(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Angles:
+    turns = positions[:, None] * frequencies  # [T, head_dim / 2]
+    cos, sin = turns.cos(), turns.sin()
+    # The sign of `_rotate` stands in the sine: [-sin, sin].
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    return cos[:, None].to(dtype), sin[:, None].to(dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary embedding in place: pairs are (i, i + head_dim/2), as in HF checkpoints."""
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    x.mul_(cos).addcmul_(swapped, sin)
+
+
+class PlainKernels:
+    """As `Kernels`, on any device, in fp32 or bf16; quantized weights are slow."""
+
+    def __init__(self, dtype: torch.dtype, weights: Literal["plain", "int8", "int4"]) -> None:
+        self.stream = dtype
+        self.pages: Storage = PlainPages
+        self._weights = weights
+
+    def threads(self, count: int) -> None:
+        """Compute with `count` threads from now on."""
+        torch.set_num_threads(count)
+
+    def linear(self, plain: PlainLinear, *, gated: bool = False) -> PlainLinear:
+        """As `Kernels.linear`."""
+        if self._weights != "plain":
+            return QuantizedLinear(plain, 8 if self._weights == "int8" else 4)
+        plain.pack()
+        return plain
+
+    def tables(self, embedding: PlainLinear, head: PlainLinear) -> tuple[PlainLinear, PlainLinear]:
+        """As `Kernels.tables`. The head is int8 where others are int4: it loses most."""
+        tied = embedding is head
+        if self._weights != "plain":
+            head = QuantizedLinear(head, 8)
+            return head if tied else embedding, head
+        head.pack(keep_rows=tied)
+        return embedding, head
+
+    def step(
+        self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]
+    ) -> PlainStep:
+        """As `Kernels.step`."""
+        return PlainStep(batch, config, page_size, frequencies, self.stream)

@@ -1,0 +1,58 @@
+"""The weights of one decoder layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from penstock.engine.kernels.linear import Linear, PlainLinear
+from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.model.config import LayerConfig, ModelConfig
+
+
+class Layer:
+    """Weights of one layer, [out, in] as in the checkpoint.
+
+    Projections of the same input are one matrix: q, k and v; gate and up. A
+    layer that shares an earlier layer's K and V has q alone.
+    """
+
+    def __init__(
+        self,
+        shape: LayerConfig,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        def empty(*size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
+
+        def norm(size: int) -> RMSNorm:
+            return RMSNorm(empty(size), config.norm_eps)
+
+        def linear(outputs: int, inputs: int, biased: bool) -> Linear:
+            return PlainLinear(empty(outputs, inputs), empty(outputs) if biased else None)
+
+        hidden = config.hidden_size
+        self.shape = shape
+        own_kv = 2 * shape.kv_heads if shape.shares_kv is None else 0
+        q, qkv = shape.heads * shape.head_dim, (shape.heads + own_kv) * shape.head_dim
+        self.attention_norm = norm(hidden)
+        self.qkv = linear(qkv, hidden, shape.qkv_bias)
+        self.q_norm = norm(shape.head_dim) if shape.qk_norm else None
+        self.k_norm = norm(shape.head_dim) if shape.qk_norm and own_kv else None
+        self.output = linear(hidden, q, shape.output_bias)
+        self.ffn_norm = norm(hidden)
+        self.gate_up = linear(2 * shape.ffn_size, hidden, shape.ffn_bias)
+        self.down = linear(hidden, shape.ffn_size, shape.ffn_bias)
+
+    @property
+    def matrices(self) -> list[Linear]:
+        """Every matrix of the layer."""
+        return [self.qkv, self.output, self.gate_up, self.down]
+
+    @property
+    def norms(self) -> list[RMSNorm]:
+        """Every norm of the layer."""
+        norms = [self.attention_norm, self.ffn_norm, self.q_norm, self.k_norm]
+        return [norm for norm in norms if norm is not None]
