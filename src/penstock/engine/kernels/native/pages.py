@@ -28,6 +28,7 @@ class TiledPages:
         tiles = (heads, pages, page_size // SLOTS)
         self._k = self._pages[:heads].view(*tiles, head_dim // 2, SLOTS, 2)
         self._v = self._pages[heads:].view(*tiles, SLOTS // 2, head_dim, 2)
+        self.page_size = page_size
         self.bytes_per_page = self._pages[:, 0].nbytes
         self._native = library.Pages(
             data=self._pages.data_ptr(),

@@ -16,12 +16,23 @@ from penstock.engine.model.layer import Layer
 
 
 class NativeStep:
-    """What the layers of one step share: who attends which pages, and the rotary angles."""
+    """What the layers of one step share: who attends which pages, and the rotary angles.
 
-    def __init__(self, batch: StepBatch, page_size: int, frequencies: dict[int, Tensor]) -> None:
+    With `cascade` a prefix that decodes share is read once for all of them.
+    """
+
+    def __init__(
+        self,
+        batch: StepBatch,
+        page_size: int,
+        frequencies: dict[int, Tensor],
+        *,
+        cascade: bool = True,
+    ) -> None:
         self._library = library.library()
         self._batch = batch
         self._page_size = page_size
+        self._cascade = cascade
         self._angles = {size: self._turns(each) for size, each in frequencies.items()}
         self._spans = np.array(
             [[s.start, s.end, s.context, s.table.data_ptr()] for s in batch.prefills], np.int64
@@ -92,7 +103,7 @@ class NativeStep:
             self._page_size,
             group,
             window,
-            True,
+            self._cascade,
             room[0].data_ptr(),
             room[1].data_ptr(),
             blocks.data_ptr(),
