@@ -100,7 +100,12 @@ def begun(url, *arguments, requests=6):
 
 @pytest.mark.parametrize(
     "mode",
-    [[], ["--sweep"], ["--capacity", "--slo", "e2e<9s", "--duration", "1"], ["--repeats", "3"]],
+    [
+        [],
+        ["--sweep"],
+        pytest.param(["--capacity", "--slo", "e2e<9s", "--duration", "1"], marks=pytest.mark.slow),
+        pytest.param(["--repeats", "3"], marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_ctrl_c_keeps_what_there_is_and_reports(tmp_path, mode):
@@ -117,6 +122,7 @@ def test_ctrl_c_keeps_what_there_is_and_reports(tmp_path, mode):
     assert load(tmp_path).interrupted
 
 
+@pytest.mark.slow
 def test_a_sweep_says_why_it_stopped_and_marks_what_is_past_saturation(tmp_path):
     with server_process(ttft_s=0.0, itl_s=0.02, events=4, slots=4) as url:
         done = run(

@@ -16,6 +16,7 @@ from penstock.meter.bench import Progress, bench
 from penstock.meter.http import HttpTarget
 from penstock.meter.options import Options
 from penstock.record.record import Outcome
+from penstock.record.run import Role
 from penstock.record.slo import parse_slos
 from penstock.workload.arrivals import Poisson
 from penstock.workload.lengths import parse_lengths
@@ -241,11 +242,11 @@ async def test_every_condition_is_named():
 
 async def test_repeats_are_one_point_of_the_summary():
     async with serving() as server:
-        run = await measure(server.url, concurrency=(1, 2), requests=8, repeats=3)
-    assert [p.load.concurrency for p in run.points] == [1, 2] * 3
-    assert [p.repeat for p in run.points] == [0, 0, 1, 1, 2, 2]
+        run = await measure(server.url, concurrency=(1, 2), requests=8, repeats=2)
+    assert [p.load.concurrency for p in run.points] == [1, 2] * 2
+    assert [p.repeat for p in run.points] == [0, 0, 1, 1]
     assert [p["load"]["concurrency"] for p in run.summary["points"]] == [1, 2]
-    assert run.summary["points"][0]["conditions"]["repeats"] == 3
+    assert run.summary["points"][0]["conditions"]["repeats"] == 2
     # No prompt is asked twice, or a cache would answer the repeats.
     prompts = [body["prompt"] for body in server.bodies if not body["prompt"].startswith("def")]
     assert len(set(prompts)) == len(prompts)
@@ -320,7 +321,9 @@ async def test_a_sweep_measures_upwards_and_ends_past_saturation():
     assert loads == sorted(loads)
     assert loads[:2] == [1, 2]
     assert run.summary["swept"]["stopped"]
-    assert run.summary["swept"]["best"] <= 16
+    best = run.summary["swept"]["best"]
+    assert best <= 16
+    assert all((p.role == Role.OVERLOAD) == (p.load.concurrency > best) for p in run.points)
 
 
 async def test_tokens_bound_a_whole_search():

@@ -105,13 +105,13 @@ def test_a_slow_request_on_a_used_connection(hasty: Server) -> None:
 def test_a_long_answer_is_not_a_slow_request(hasty: Server) -> None:
     """The next request, or a part of it, waits while the first is answered."""
     with socket.create_connection(hasty.address, timeout=10) as connection:
-        http_client.send(connection, TEXT, {"prompt": "abc", "max_tokens": 400, "stream": True})
-        http_client.send(connection, TEXT, {"prompt": "abc", "max_tokens": 300})
+        http_client.send(connection, TEXT, {"prompt": "abc", "max_tokens": 180, "stream": True})
+        http_client.send(connection, TEXT, {"prompt": "abc", "max_tokens": 180})
         connection.sendall(HEAD + b"Content-Le")
         data, began = b"", time.monotonic()
         while part := connection.recv(1 << 16):
             data += part
-        assert time.monotonic() - began > 2
+        assert time.monotonic() - began > 2 * 0.7, "longer than a request may take to come"
         assert data.count(b"HTTP/1.1 200 OK") == 2
         assert data.count(b"HTTP/1.1 408") == 1, "the third never came"
 

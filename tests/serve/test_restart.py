@@ -53,7 +53,13 @@ def test_while_a_new_engine_loads_the_server_says_so(start_fake: StartFake) -> N
         assert server.metric('kv_pages{state="total"}') > 0
 
 
-@pytest.mark.parametrize("poison", [HANG, STARVE], ids=["step hangs", "no step possible"])
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param(HANG, id="step hangs"),
+        pytest.param(STARVE, id="no step possible", marks=pytest.mark.slow),
+    ],
+)
 def test_an_engine_that_stalls_for_long_is_replaced(start_fake: StartFake, poison: int) -> None:
     options = {"stall_after_s": 0.3, "kill_stalled_after_s": 1.5}
     with start_fake(server=options) as server, ThreadPoolExecutor(2) as pool:
@@ -71,7 +77,7 @@ def test_an_engine_that_stalls_for_long_is_replaced(start_fake: StartFake, poiso
 
 
 def test_stopping_while_the_engine_loads_again(start_fake: StartFake) -> None:
-    with start_fake(FAKE_LOAD_S="2") as server:
+    with start_fake(FAKE_LOAD_S="1") as server:
         kill_engine(server)
         server.eventually(lambda: server.metric("engine_up") == 0, "dead")
         assert server.stop() == 0

@@ -237,6 +237,14 @@ def test_the_real_mooncake_trace_shares_as_published():
         assert sum(tokens for _, tokens in pieces) == trace.prompt_tokens[index]
 
 
+def test_the_real_agentic_trace_shares_prefixes_from_its_beginning():
+    trace = read_trace(shared("agentic_coding_requests.csv.gz"), 3000)
+    assert len(trace) == 3000
+    assert all(len(rows) for rows in trace.sessions)
+    assert 0.8 < reused(trace.blocks) < 1
+
+
+@pytest.mark.slow
 def test_the_real_agentic_trace_shares_as_published():
     trace = read_trace(shared("agentic_coding_requests.csv.gz"))
     assert (len(trace), len(trace.sessions)) == (44_758, 676)
