@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
-from penstock.cli import runs
+from penstock.cli import models, runs
 from penstock.cli.bench import bench
 from penstock.cli.compare import compare
 from penstock.cli.explain import explain
@@ -24,6 +24,7 @@ app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
+app.add_typer(models.app, name="models")
 app.command()(selftest)
 
 

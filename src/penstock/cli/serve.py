@@ -45,7 +45,10 @@ class Batching(StrEnum):
 
 def serve(
     model: Annotated[
-        str, typer.Argument(help="embedded, embedded-draft, or a directory in Hugging Face layout.")
+        str,
+        typer.Argument(
+            help="A name that `penstock models` lists, or a directory in Hugging Face layout."
+        ),
     ] = "embedded",
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _SERVER.host,

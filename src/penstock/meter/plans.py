@@ -104,6 +104,11 @@ def _tasks(options: Options, name: str, target: Target) -> TaskSet:
         raise ValueError("tasks are asked at a rate or in a closed loop, not by a trace")
     if options.search:
         raise ValueError("tasks are asked at given loads; leave the search for a load out")
+    if (target.info.facts or {}).get("synthetic"):
+        raise ValueError(
+            f"{target.info.model} has random weights: its speed means something, its answers "
+            "nothing. Leave --tasks out, or ask a trained model."
+        )
     tasks = open_tasks(name, limit=options.limit, few_shot=options.few_shot, seed=options.seed)
     tasks.chat = target.info.chat
     if tasks.runs_code:  # now, not when the answers are there
