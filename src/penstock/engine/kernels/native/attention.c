@@ -31,6 +31,11 @@ static bf16 *tile_at(const Pages *p, int64_t row, int64_t page, int64_t offset) 
   return (bf16 *)p->data + slot * p->head_dim;
 }
 
+/* The tile of the 16 slots from `slot` on, counted along a table. */
+static bf16 *tile_of(const Pages *p, int64_t row, const int64_t *table, int64_t slot) {
+  return tile_at(p, row, table[slot / p->page_size], slot % p->page_size);
+}
+
 /* Rotation and storing. */
 
 typedef struct {
@@ -293,7 +298,7 @@ INLINE void attend_queries(const int queries, const Attend *a, const Block *b, i
   const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)n));
   const int wide = queries <= 4 ? 4 : 2;
   const bf16 *q[MOST];
-  float most[MOST], total[MOST], *sums = scratch(queries * n * sizeof(float)), *kept[MOST];
+  float most[SLOTS] = {0}, total[MOST], *sums = scratch(queries * n * sizeof(float)), *kept[MOST];
   for (int r = 0; r < queries; r++) {
     int64_t at = b->row[r / each] * a->heads + head + r % each;
     q[r] = a->q + at * n;
@@ -308,18 +313,23 @@ INLINE void attend_queries(const int queries, const Attend *a, const Block *b, i
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int32_t slot = b->begin; slot < b->end; slot += PAIR) {
     int tiles = b->end - slot > SLOTS ? 2 : 1;
-    const bf16 *k[2], *v[2];
+    const bf16 *k[2], *v[2], *later[2];
     for (int t = 0; t < 2; t++) {
-      int64_t at = slot + (t < tiles ? t : 0) * SLOTS;
-      int64_t page = b->table[at / pages->page_size], offset = at % pages->page_size;
-      k[t] = tile_at(pages, kv_head, page, offset);
-      v[t] = tile_at(pages, pages->kv_heads + kv_head, page, offset);
+      k[t] = tile_of(pages, kv_head, b->table, slot + (t < tiles ? t : 0) * SLOTS);
+      v[t] = k[t] + pages->kv_heads * pages->pages * pages->page_size * n;
+      int32_t next = slot + PAIR + t * SLOTS;
+      later[t] = next < b->end ? tile_of(pages, kv_head, b->table, next) : k[t];
     }
     __m512 scores[MOST][2];
     UNROLL for (int r = 0; r < queries; r++) scores[r][0] = scores[r][1] = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += 2) {
       __m512bh k0 = (__m512bh)_mm512_loadu_si512(k[0] + i * SLOTS);
       __m512bh k1 = (__m512bh)_mm512_loadu_si512(k[1] + i * SLOTS);
+      /* Tiles lie far apart: without this, each begins with a wait for memory. */
+      for (int t = 0; t < 2; t++) {
+        _mm_prefetch((const char *)(v[t] + i * SLOTS), _MM_HINT_T0);
+        _mm_prefetch((const char *)(later[t] + i * SLOTS), _MM_HINT_T1);
+      }
       UNROLL for (int r = 0; r < queries; r++) {
         int32_t two;
         memcpy(&two, q[r] + i, 4);
@@ -328,26 +338,28 @@ INLINE void attend_queries(const int queries, const Attend *a, const Block *b, i
         scores[r][1] = _mm512_dpbf16_ps(scores[r][1], k1, x);
       }
     }
-    float decay[MOST];
-    bf16 p[MOST][PAIR];
+    float decay[SLOTS], before[SLOTS];
+    memcpy(before, most, sizeof most);
     UNROLL for (int r = 0; r < queries; r++) {
-      __m512 nothing = _mm512_set1_ps(-INFINITY), s[2];
+      __m512 *s = scores[r], nothing = _mm512_set1_ps(-INFINITY);
       for (int t = 0; t < 2; t++) {
         int32_t at = slot + t * SLOTS;
         __mmask16 seen = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(b->last[r / each] - at)) &
                          _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(b->first[r / each] - at));
-        s[t] = _mm512_mask_mul_ps(nothing, seen, scores[r][t], scale);
+        s[t] = _mm512_mask_mul_ps(nothing, seen, s[t], scale);
       }
       float largest = _mm512_reduce_max_ps(_mm512_max_ps(s[0], s[1]));
-      largest = largest > most[r] ? largest : most[r];
-      decay[r] = most[r] == largest ? 1.0f : exp2f(most[r] - largest);
-      most[r] = largest;
-      __m512 level = _mm512_set1_ps(largest == -INFINITY ? 0 : largest);
-      s[0] = exp2_16(_mm512_sub_ps(s[0], level));
-      s[1] = exp2_16(_mm512_sub_ps(s[1], level));
-      total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(_mm512_add_ps(s[0], s[1]));
-      store_bf16(p[r], s[0], 0xffff);
-      store_bf16(p[r] + SLOTS, s[1], 0xffff);
+      most[r] = largest > most[r] ? largest : most[r];
+    }
+    _mm512_storeu_ps(decay, exp2_16(_mm512_sub_ps(_mm512_loadu_ps(before), _mm512_loadu_ps(most))));
+    bf16 p[MOST][PAIR];
+    UNROLL for (int r = 0; r < queries; r++) {
+      __m512 level = _mm512_set1_ps(most[r]);
+      __m512 low = exp2_16(_mm512_sub_ps(scores[r][0], level));
+      __m512 high = exp2_16(_mm512_sub_ps(scores[r][1], level));
+      total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(_mm512_add_ps(low, high));
+      store_bf16(p[r], low, 0xffff);
+      store_bf16(p[r] + SLOTS, high, 0xffff);
     }
     int64_t at = 0;
     for (; at + wide * 16 <= n; at += wide * 16)

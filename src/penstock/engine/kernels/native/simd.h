@@ -34,7 +34,7 @@ INLINE bf16 to_bf16(float x) {
   return (bf16)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(x)), 0);
 }
 
-/* 2^x to about 2e-7 of itself; 0 for -infinity. Taylor's series of 2^f, |f| <= 1/2. */
+/* 2^x to about 2e-7 of itself; 0 for -infinity, and for what is no number. Taylor's series of 2^f, |f| <= 1/2. */
 INLINE __m512 exp2_16(__m512 x) {
   x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));
   __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
