@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import penstock.models
+from penstock.engine import grammar_check
 from penstock.engine.grammar import Grammars, Matcher, apply, check
 from penstock.engine.request import Grammar
 
@@ -429,8 +430,11 @@ EXPLODING = [
 
 
 @pytest.mark.parametrize("grammar", EXPLODING, ids=range(len(EXPLODING)))
-def test_a_grammar_that_would_compile_for_hours_is_refused(grammar: Grammar) -> None:
-    with pytest.raises(ValueError, match="does not compile within 2 s"):
+def test_a_grammar_that_would_compile_for_hours_is_refused(
+    grammar: Grammar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_check, "SECONDS", 1.0)
+    with pytest.raises(ValueError, match="does not compile within 1 s"):
         check(grammar)
     check(schema({"type": "object"}))  # and the next one finds a judge
 
