@@ -25,6 +25,7 @@ SHAPE = Shape(
 FACTS = {
     "device": "cpu",
     "dtype": "fp32",
+    "compute": "fp32",
     "weight_bytes": 10_000_000,
     "flops_per_token": 10_000_000,
     "head_flops": 2_000_000,
@@ -107,7 +108,7 @@ def test_open_loop_takes_as_many_sequences_as_the_pool_holds():
 
 
 def test_precision_without_a_measured_peak_is_bound_by_reading_and_says_so():
-    limit = limit_for({**FACTS, "dtype": "bf16"}, CLOSED_16, 500, 3.0, HARDWARE)
+    limit = limit_for({**FACTS, "compute": "bf16"}, CLOSED_16, 500, 3.0, HARDWARE)
     assert limit["output_throughput"] == pytest.approx(16 / 360e-6)
     assert "at an unknown peak in bf16" in limit["basis"]
 

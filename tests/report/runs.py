@@ -12,6 +12,8 @@ from penstock.record.summary import summarise
 FACTS = {
     "device": "cpu",
     "dtype": "fp32",
+    "precision": "fp32",
+    "compute": "fp32",
     "weight_bytes": 27_800_000,
     "flops_per_token": 13_900_000,
     "head_flops": 2_600_000,

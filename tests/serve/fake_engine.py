@@ -75,6 +75,8 @@ class FakeEngine:
             attention_flops=0,
             kv_bytes_per_token=0,
             dtype="none",
+            precision="none",
+            compute="none",
             kv_dtype="none",
             device="cpu",
             threads=1,

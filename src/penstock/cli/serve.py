@@ -22,11 +22,27 @@ _MODULES = ("torch", "safetensors", "fastapi", "uvicorn", "zmq", "pydantic", "pr
 
 
 class Dtype(StrEnum):
-    """Precision of the weights."""
+    """Precision to compute in."""
 
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+class Weights(StrEnum):
+    """How weights are stored and multiplied."""
+
+    PLAIN = "plain"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Kernels(StrEnum):
+    """What multiplies and attends."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    TORCH = "torch"
 
 
 class LogForm(StrEnum):
@@ -53,7 +69,17 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _SERVER.host,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = _SERVER.port,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.AUTO,
+    dtype: Annotated[Dtype, typer.Option(help="Precision to compute in.")] = Dtype.AUTO,
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            help="plain: in the precision of --dtype; int8, int4: quantized while they are loaded."
+        ),
+    ] = Weights.PLAIN,
+    kernels: Annotated[
+        Kernels,
+        typer.Option(help="native: in C, for a CPU with AVX-512; auto: those where they run."),
+    ] = Kernels.AUTO,
     device: Annotated[str, typer.Option(help="As PyTorch names it.")] = _ENGINE.device,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     page_size: Annotated[
@@ -143,6 +169,8 @@ def serve(
     logs.set_up(log_format.value, "server", quote_exceptions=False)
     engine_options = EngineOptions(
         dtype=dtype.value,
+        weights=weights.value,
+        kernels=kernels.value,
         device=device,
         threads=threads,
         page_size=page_size,

@@ -152,7 +152,7 @@ def explain(prompt: str, model: str = "embedded", settings: Settings | None = No
     ids, tokenizing = _tokenize(llm.tokenizer, prompt)
     _check_length(len(ids), settings.tokens, about.max_model_len)
     passes, logits = _passes(llm.engine, ids, settings)
-    machine = hardware.measure(about.weight_bytes, (about.dtype,))
+    machine = hardware.measure(about.weight_bytes, (about.compute,))
     candidates, drawn = _candidates(llm.tokenizer, logits, settings, position=len(ids))
     prefills, decodes = zip(*passes, strict=True)
     return Explanation(

@@ -76,6 +76,8 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
         kv_bytes_per_token=per_token,
         dtype=name,
+        precision=name if options.weights == "plain" else f"{options.weights} weights, else {name}",
+        compute=name if options.weights == "plain" else "int8",
         kv_dtype=name,
         device=str(decoder.device),
         threads=torch.get_num_threads(),

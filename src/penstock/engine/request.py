@@ -232,6 +232,8 @@ class ModelFacts(msgspec.Struct, kw_only=True):
     attention_flops: int  # per token and token of its context: 4 x layers x query heads x head size
     kv_bytes_per_token: int
     dtype: str
+    precision: str  # of the weights, and in words of what is computed with them
+    compute: str  # precision of the products
     kv_dtype: str
     device: str
     threads: int

@@ -155,7 +155,7 @@ def step(
 
 def _cost(done: Sequence[Work], seconds: float, about: ModelFacts, machine: Hardware) -> Cost:
     flops, nbytes = sum(each.flops for each in done), sum(each.bytes for each in done)
-    peak = machine.peak_flops.get(about.dtype)
+    peak = machine.peak_flops.get(about.compute)
     bound = lower_bound(nbytes, flops, machine.read_bytes_per_s, peak)
     return Cost(
         flops=flops,

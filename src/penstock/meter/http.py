@@ -222,7 +222,7 @@ class HttpTarget:
         on = facts.get("device", "cpu") if facts else None
         return {
             "model": model.id,
-            "precision": facts.get("dtype", "unknown"),
+            "precision": facts.get("precision", "unknown"),
             "kv_precision": facts.get("kv_dtype", "unknown"),
             "hardware": describe() if self.info.local and on == "cpu" else on or "unknown",
             "target": f"{model.owned_by or 'unknown server'} over HTTP",

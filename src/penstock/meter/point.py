@@ -110,7 +110,7 @@ def set_limits(points: Sequence[Point], info: TargetInfo) -> None:
     machine = None
     if info.local and info.facts is not None and str(info.facts["device"]).startswith("cpu"):
         # Now, when the load is over: measuring would disturb it, and be disturbed.
-        machine = hardware.measure(info.facts["weight_bytes"], (info.facts["dtype"],))
+        machine = hardware.measure(info.facts["weight_bytes"], (info.facts["compute"],))
     for point in points:
         done = [r for r in metrics.finished(point.records) if r.prompt_tokens and r.output_tokens]
         if not done:

@@ -23,7 +23,7 @@ class Hardware:
     `read_bytes_per_s` holds for repeated passes over `working_set_bytes`: a
     model that fits in the cache is read at the cache's speed, so a bandwidth
     means nothing without that size. `peak_flops` maps a precision ("fp32",
-    "bf16") to operations per second in large matrix products; a precision
+    "bf16", "int8") to operations per second in large matrix products; a precision
     that could not be measured is absent.
     """
 
@@ -37,7 +37,7 @@ class Hardware:
 def measure(working_set_bytes: int, precisions: Sequence[str] = ("fp32",)) -> Hardware:
     """Measure the CPUs that this process may use, with passes over so many bytes (at most 256 MiB).
 
-    "fp32" is measured with NumPy and "bf16" with PyTorch, where that is
+    "fp32" is measured with NumPy, "bf16" and "int8" with PyTorch, where that is
     installed (loading it takes some seconds more); what cannot be measured is
     left out. Raises `ValueError` for a working set without bytes, and
     `subprocess.CalledProcessError` where the measurement cannot run.

@@ -36,7 +36,7 @@ def limit_for(
     if not str(facts["device"]).startswith(hardware.device):
         return _unknown(f"the model runs on {facts['device']}, measured was {hardware.device}")
 
-    precision = str(facts["dtype"])
+    precision = str(facts["compute"])
     peak = hardware.peak_flops.get(precision)
     shape = roofline.Shape(
         weight_bytes=facts["weight_bytes"],

@@ -10,6 +10,7 @@ the process that asks.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sys
 import time
@@ -54,16 +55,30 @@ def _bf16_peak(threads: int) -> float | None:
     return _matmul_peak(torch.ones((_SIDE, _SIDE), dtype=torch.bfloat16), threads)
 
 
-def _matmul_peak(matrix: Any, threads: int) -> float:
+def _int8_peak(threads: int) -> float | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return _matmul_peak(torch.ones((_SIDE, _SIDE), dtype=torch.int8), threads, torch._int_mm)
+
+
+def _matmul_peak(
+    matrix: Any, threads: int, product: Callable[[Any, Any], Any] = operator.matmul
+) -> float:
     """Operations per second of products of a square matrix (NumPy's or PyTorch's)."""
     rows = -(-_SIDE // threads)
     shares = [matrix[start : start + rows] for start in range(0, _SIDE, rows)]
-    seconds = _fastest(lambda pool: pool.map(lambda share: share @ matrix, shares), threads)
+    seconds = _fastest(lambda pool: pool.map(lambda share: product(share, matrix), shares), threads)
     return 2 * _SIDE**3 / seconds
 
 
 # Each gives operations per second, or None where its library is not installed.
-PEAKS: dict[str, Callable[[int], float | None]] = {"fp32": _fp32_peak, "bf16": _bf16_peak}
+PEAKS: dict[str, Callable[[int], float | None]] = {
+    "fp32": _fp32_peak,
+    "bf16": _bf16_peak,
+    "int8": _int8_peak,
+}
 
 
 def _fastest(work: Callable[[ThreadPoolExecutor], Any], threads: int) -> float:

@@ -215,10 +215,12 @@ def _conditions(told: Explanation) -> Iterator[str]:
     threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     yield (
         f"{literal(model.name)}: {model.architecture}, {model.parameters / 1e6:,.1f} M parameters "
-        f"in {model.dtype} on {model.device}, {threads}; warm: medians of {told.warm_passes} passes"
+        f"in {model.precision} on {model.device}, {threads}; warm: medians of {told.warm_passes} passes"
     )
-    peak = machine.peak_flops.get(model.dtype)
-    computing = f"{peak / 1e9:,.0f} GFLOP/s in {model.dtype}" if peak else "an unknown compute peak"
+    peak = machine.peak_flops.get(model.compute)
+    computing = (
+        f"{peak / 1e9:,.0f} GFLOP/s in {model.compute}" if peak else "an unknown compute peak"
+    )
     yield (
         f"limit, measured on all {machine.cores} cores: {computing}, "
         f"{machine.read_bytes_per_s / 1e9:,.0f} GB/s over {machine.working_set_bytes / 1e6:,.1f} MB"

@@ -41,7 +41,7 @@ class EngineTarget:
             facts=msgspec.to_builtins(facts),
             conditions={
                 "model": facts.name,
-                "precision": facts.dtype,
+                "precision": facts.precision,
                 "kv_precision": facts.kv_dtype,
                 "hardware": describe() if facts.device == "cpu" else facts.device,
                 "target": "penstock engine in this process",
