@@ -215,7 +215,8 @@ def _conditions(told: Explanation) -> Iterator[str]:
     threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     yield (
         f"{literal(model.name)}: {model.architecture}, {model.parameters / 1e6:,.1f} M parameters "
-        f"in {model.precision} on {model.device}, {threads}; warm: medians of {told.warm_passes} passes"
+        f"in {model.precision} on {model.device}, {threads}; "
+        f"warm: medians of {told.warm_passes} passes"
     )
     peak = machine.peak_flops.get(model.compute)
     computing = (
