@@ -193,7 +193,7 @@ def _inference_perf(task: Task) -> list[str]:
         stage = f"rate: {task.rate:g}\n      duration: {round(task.requests / task.rate)}"
     config = task.folder / "config.yml"
     config.write_text(
-        "api:\n  type: chat\n  streaming: true\n"
+        "api:\n  type: completion\n  streaming: true\n"  # it makes no random prompts for chats
         f"server:\n  type: vllm\n  model_name: truth\n  base_url: {task.url}\n  ignore_eos: true\n"
         f"tokenizer:\n  pretrained_model_name_or_path: {task.tokenizer}\n"
         "data:\n  type: random\n"

@@ -98,11 +98,12 @@ def measure(
                 tokenizer=tokenizer.resolve(),
                 folder=Path(folder),
             )
-            command = [*start, *tool.arguments(task)]
             generic = tool.arguments(
                 replace(task, url="URL", tokenizer=Path("TOK"), folder=Path(folder))
             )
             row["command"] = " ".join([tool.program, *generic]).replace(folder, "DIR")
+            # Last, since it writes the files that the tool reads.
+            command = [*start, *tool.arguments(task)]
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
