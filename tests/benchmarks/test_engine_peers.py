@@ -404,6 +404,6 @@ def test_ratios_are_the_least_lead_in_each_class():
 def test_our_own_rates_are_measured_with_int8_among_them():
     from benchmarks.peers.ceiling import measured
 
-    found = measured(len(os.sched_getaffinity(0)))
+    found = measured(len(os.sched_getaffinity(0)), times=1)
     assert found.read > 1e9
     assert found.peak["int8"] > found.peak["fp32"] > 1e9

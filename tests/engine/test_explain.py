@@ -200,7 +200,7 @@ def test_a_watched_decoder_is_left_as_it_was(engine: Engine) -> None:
 def test_a_step_that_fails_is_no_measurement(engine: Engine) -> None:
     decoder = engine.decoder
     with watching(decoder) as watched:
-        decoder.norm = None  # type: ignore[assignment]
+        decoder.embedding = None  # type: ignore[assignment]
         engine.submit(GenerateRequest(id="broken", prompt=[5]))
         with pytest.raises(RuntimeError, match="NoneType"):
             timed_step(engine, watched)

@@ -37,6 +37,13 @@ class Weights(StrEnum):
     INT4 = "int4"
 
 
+class KV(StrEnum):
+    """How keys and values are stored."""
+
+    PLAIN = "plain"
+    INT8 = "int8"
+
+
 class Kernels(StrEnum):
     """What multiplies and attends."""
 
@@ -76,10 +83,19 @@ def serve(
             help="plain: in the precision of --dtype; int8, int4: quantized while they are loaded."
         ),
     ] = Weights.PLAIN,
+    kv: Annotated[
+        KV, typer.Option(help="How keys and values are stored: plain, as they are computed.")
+    ] = KV.PLAIN,
     kernels: Annotated[
         Kernels,
         typer.Option(help="native: in C, for a CPU with AVX-512; auto: those where they run."),
     ] = Kernels.AUTO,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="Refuse to start if a result could depend on the batch."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="As PyTorch names it.")] = _ENGINE.device,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     page_size: Annotated[
@@ -170,7 +186,9 @@ def serve(
     engine_options = EngineOptions(
         dtype=dtype.value,
         weights=weights.value,
+        kv=kv.value,
         kernels=kernels.value,
+        deterministic=deterministic,
         device=device,
         threads=threads,
         page_size=page_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -115,8 +116,11 @@ class Engine:
             device=options.device,
             page_size=options.page_size,
             weights=options.weights,
+            kv=options.kv,
             kernels=options.kernels,
+            deterministic=options.deterministic,
         )
+        kernels.threads(len(os.sched_getaffinity(0)))  # packing is work for all
         decoder = loader.load_weights(config, directory, dtype, options.device, kernels)
         threads = facts.choose_threads(options, decoder)
         torch.set_num_threads(threads)

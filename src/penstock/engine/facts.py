@@ -53,7 +53,12 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
     dtype = decoder.dtype
     # The store's own arithmetic, on an empty one.
     per_token = KVStore(
-        decoder.kv_layers(), 1, options.page_size, dtype, decoder.device
+        decoder.kv_layers(),
+        1,
+        options.page_size,
+        dtype,
+        decoder.device,
+        storage=decoder.kernels.pages,
     ).bytes_per_token
     tokens = options.kv_tokens or min(
         options.max_running * longest, _free_bytes(decoder.device) // 4 // per_token
@@ -72,13 +77,13 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         parameters=loader.parameters(decoder),
         weight_bytes=loader.weight_bytes(decoder),
         flops_per_token=loader.flops_per_token(decoder),
-        head_flops=2 * decoder.head.outputs * decoder.head.inputs,
+        head_flops=loader.last_flops(decoder),
         attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
         kv_bytes_per_token=per_token,
         dtype=name,
         precision=name if options.weights == "plain" else f"{options.weights} weights, else {name}",
         compute=name if options.weights == "plain" else "int8",
-        kv_dtype=name,
+        kv_dtype=name if options.kv == "plain" else options.kv,
         device=str(decoder.device),
         threads=torch.get_num_threads(),
         page_size=options.page_size,

@@ -17,7 +17,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     weights: Literal["plain", "int8", "int4"] = "plain"  # plain: in the precision of `dtype`
+    kv: Literal["plain", "int8"] = "plain"  # how K and V are stored
     kernels: Literal["auto", "native", "torch"] = "auto"
+    deterministic: bool = False  # refuse to run if results could depend on the batch
     device: str = "cpu"
     threads: int | None = None
     page_size: int = 16

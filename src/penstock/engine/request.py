@@ -228,7 +228,7 @@ class ModelFacts(msgspec.Struct, kw_only=True):
     parameters: int
     weight_bytes: int  # bytes of weights read by one step
     flops_per_token: int  # 2 x weights multiplied, attention apart
-    head_flops: int  # of those, in the output head, which prompt tokens skip
+    head_flops: int  # of those, past the last attention, which prompt tokens skip
     attention_flops: int  # per token and token of its context: 4 x layers x query heads x head size
     kv_bytes_per_token: int
     dtype: str

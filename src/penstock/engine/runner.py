@@ -19,7 +19,7 @@ from penstock.engine.guided import Guided
 from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.model.decoder import Decoder
-from penstock.engine.sampling import SamplingRows, sample
+from penstock.engine.sampling import Draw, SamplingRows, sample
 from penstock.engine.scores import score
 from penstock.engine.shaping import shape
 from penstock.schedule import Chunk, Sequence, StepPlan
@@ -162,7 +162,7 @@ class Runner:
         computed = time.perf_counter()
         if scored:
             logits = self._score_prompts(logits, scored)
-        chosen = _choose(logits, sampling, asking, guided)
+        chosen = _choose(logits, sampling, asking, guided, self.decoder.kernels.draw)
         sampled = time.perf_counter()
         tables.computed[rows] += 1
         tables.last[rows] = chosen
@@ -280,6 +280,7 @@ def _choose(
     sampling: SamplingRows,
     asking: list[tuple[int, Generation]],
     guided: Guided,
+    draw: Draw,
 ) -> NDArray[np.int64]:
     """Choose a token for each row of `logits`.
 
@@ -287,14 +288,14 @@ def _choose(
     logits, takes a step of their search, notes their log probabilities.
     """
     if not asking:
-        return sample(logits, sampling).numpy(force=True)
+        return sample(logits, sampling, draw).numpy(force=True)
     noted = [(row, g) for row, g in asking if g.logprobs is not None]
     plainly = logits[[row for row, _ in noted]]  # a copy, before it is shaped
     shaped = [(row, g.shaping) for row, g in asking if g.shaping is not None]
     if shaped:
         shape(logits, shaped)
     guided.mask(logits)
-    tokens = sample(logits, sampling).numpy(force=True)
+    tokens = sample(logits, sampling, draw).numpy(force=True)
     guided.accept(tokens)
     searches: dict[BeamSearch, list[tuple[int, Generation]]] = {}
     for row, generation in asking:

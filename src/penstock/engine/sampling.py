@@ -8,12 +8,17 @@ on nothing else: not on the batch, a preemption, or what was drawn before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+# Tokens of logits [L, vocab], temperatures and keys [L]: see `draw_plainly`.
+Draw = Callable[[Tensor, NDArray[np.float32], NDArray[np.int64]], Tensor]
 
 # Tokens among which top-k and top-p are looked for first.
 HEAD = 256
@@ -31,35 +36,50 @@ class SamplingRows:
     position: NDArray[np.int64]  # index of the token to be drawn
 
 
-def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
+def sample(logits: Tensor, rows: SamplingRows, draw: Draw | None = None) -> Tensor:
     """Choose a token for each row of fp32 `logits` [L, vocab]; returns int64 [L].
 
     Filters apply as in the field: temperature, then top-k, then top-p over
     what top-k left; min-p is a share of the likeliest token's probability
-    (Nguyen et al. 2024). Ties go to the lowest token id.
+    (Nguyen et al. 2024). Ties go to the lowest token id. Rows with filters are
+    overwritten. `draw` is a faster `draw_plainly`, if there is one.
     """
-    tokens = logits.argmax(-1)
-    drawn = np.flatnonzero(rows.temperature > 0)
-    if not len(drawn):
-        return tokens
-
-    def column(values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(values[drawn]).to(logits.device)[:, None]
-
-    index = torch.from_numpy(drawn).to(logits.device)
-    scaled = logits[index] / column(rows.temperature)
-    filtered = np.flatnonzero((rows.top_k[drawn] > 0) | (rows.top_p[drawn] < 1))
+    temperature = rows.temperature
+    warm = temperature > 0
+    cut = warm & ((rows.top_k > 0) | (rows.top_p < 1))
+    filtered = np.flatnonzero(cut | (warm & (rows.min_p > 0)))
     if len(filtered):
         which = torch.from_numpy(filtered).to(logits.device)
-        scaled[which] = _filtered(
-            scaled[which], column(rows.top_k)[which], column(rows.top_p)[which]
+        scaled = logits[which] / _column(temperature[filtered], logits)
+        top_k, top_p, min_p = (
+            _column(values[filtered], logits) for values in (rows.top_k, rows.top_p, rows.min_p)
         )
-    if (rows.min_p[drawn] > 0).any():
-        floor = scaled.max(-1, keepdim=True).values + column(rows.min_p).log()
-        scaled.masked_fill_(scaled < floor, float("-inf"))
-    scaled += gumbel(column(keys(rows.seed, rows.position)), logits.shape[-1])
-    tokens[index] = scaled.argmax(-1)
+        if cut.any():
+            some = torch.from_numpy(np.flatnonzero(cut[filtered])).to(logits.device)
+            scaled[some] = _filtered(scaled[some], top_k[some], top_p[some])
+        floor = scaled.max(-1, keepdim=True).values + min_p.log()
+        logits[which] = scaled.masked_fill_(scaled < floor, float("-inf"))
+        temperature = temperature.copy()
+        temperature[filtered] = 1
+    return (draw or draw_plainly)(logits, temperature, keys(rows.seed, rows.position))
+
+
+def draw_plainly(
+    logits: Tensor, temperature: NDArray[np.float32], keys: NDArray[np.int64]
+) -> Tensor:
+    """The likeliest token of each row of `logits`, or where it has a temperature, a draw."""
+    tokens = logits.argmax(-1)
+    drawn = np.flatnonzero(temperature > 0)
+    if len(drawn):
+        index = torch.from_numpy(drawn).to(logits.device)
+        noisy = logits[index] / _column(temperature[drawn], logits)
+        noisy += gumbel(_column(keys[drawn], logits), logits.shape[-1])
+        tokens[index] = noisy.argmax(-1)
     return tokens
+
+
+def _column(values: NDArray[Any], like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device)[:, None]
 
 
 def _filtered(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

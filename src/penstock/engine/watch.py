@@ -15,7 +15,6 @@ from torch import Tensor
 
 from penstock.engine.engine import Engine
 from penstock.engine.kernels.linear import Linear
-from penstock.engine.kernels.norm import RMSNorm
 from penstock.engine.kv import KVStore
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.decoder import Decoder
@@ -45,17 +44,17 @@ class _Stamped:
         self._matrix = matrix
         self._watched = watched
 
-    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         self._watched.readings.append(time.perf_counter())
-        return self._matrix(x, norm)
+        return self._matrix(x)
 
-    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def gated(self, x: Tensor) -> Tensor:
         self._watched.readings.append(time.perf_counter())
-        return self._matrix.gated(x, norm)
+        return self._matrix.gated(x)
 
-    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         self._watched.readings.append(time.perf_counter())
-        return self._matrix.logits(x, norm)
+        return self._matrix.logits(x)
 
 
 @contextmanager

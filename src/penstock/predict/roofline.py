@@ -19,8 +19,8 @@ class Shape:
     """What one model costs per step and per token.
 
     `flops_per_token` is 2 x the weights multiplied for one output token;
-    `head_flops` of them belong to the output head, which is skipped for
-    prompt tokens. `attention_flops` is the cost per token and per token of
+    `head_flops` of them come after the last attention, where prompt tokens
+    end. `attention_flops` is the cost per token and per token of
     its context: 4 x layers x query heads x head size (one multiply and one
     add, for QK and for PV).
     """

@@ -16,6 +16,7 @@ from penstock.engine.model.decoder import Kernels
 log = logging.getLogger(__name__)
 
 Weights = Literal["plain", "int8", "int4"]
+KV = Literal["plain", "int8"]
 Choice = Literal["auto", "native", "torch"]
 
 
@@ -26,24 +27,35 @@ def choose(
     device: torch.device | str,
     page_size: int,
     weights: Weights = "plain",
+    kv: KV = "plain",
     kernels: Choice = "auto",
+    deterministic: bool = False,
 ) -> Kernels:
     """The fastest kernels that can serve the model, or the ones asked for.
 
     Says once in the log why the native ones are not taken where one would expect
-    them. Raises `ValueError` if they were asked for and cannot be had.
+    them. Raises `ValueError` if they were asked for, or `deterministic`, and cannot
+    be had.
     """
-    if kernels != "torch":
+    if kernels == "torch":
+        lacking: str | None = "kernels=torch was asked for"
+    else:
         lacking = _lacking(config, dtype, torch.device(device), page_size)
-        if lacking is None:
-            return NativeKernels("bf16" if weights == "plain" else weights)
+    if lacking is None:
+        return NativeKernels("bf16" if weights == "plain" else weights, kv)
+    if deterministic:
+        raise ValueError(
+            f"deterministic=true needs the native kernels, whose sums do not depend on the "
+            f"batch: {lacking}."
+        )
+    if kernels != "torch":
         if kernels == "native":
             raise ValueError(f"kernels=native cannot serve this model here: {lacking}.")
         if dtype == torch.bfloat16 and torch.device(device).type == "cpu":
             log.warning("Slower kernels, those of PyTorch: %s.", lacking)
     if weights != "plain":
         log.warning("weights=%s without native kernels: slower than without it.", weights)
-    return PlainKernels(dtype, weights)
+    return PlainKernels(dtype, weights, kv)
 
 
 def _lacking(

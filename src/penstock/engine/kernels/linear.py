@@ -19,7 +19,8 @@ class Linear(Protocol):
     """A matrix of weights [outputs, inputs] and what a decoder does with it.
 
     `x` [T, inputs] is the stream that runs through the layers, in the precision
-    its kernels keep it in; `h` is a result within a layer.
+    its kernels keep it in; the matrix knows the norm that stands before it. `h`
+    is a result within a layer, and has none.
     """
 
     @property
@@ -38,14 +39,14 @@ class Linear(Protocol):
     def nbytes(self) -> int:
         """Bytes that one product reads."""
 
-    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """`norm(x) @ weight.T + bias`: [T, outputs]."""
 
-    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """`silu(gate) * up`, the halves of the product: [T, outputs / 2] (Shazeer 2020)."""
+    def gated(self, x: Tensor) -> Tensor:
+        """`silu(gate) * up`, the halves of that: [T, outputs / 2] (Shazeer 2020)."""
 
-    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """The product in fp32."""
+    def logits(self, x: Tensor) -> Tensor:
+        """As a call, in fp32."""
 
     def add(self, x: Tensor, h: Tensor) -> None:
         """Add `h @ weight.T + bias` to `x` [T, outputs], in place."""
@@ -57,9 +58,12 @@ class Linear(Protocol):
 class PlainLinear:
     """As `Linear`, in fp32 or bf16, on any device."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, norm: RMSNorm | None = None
+    ) -> None:
         self.weight = weight
         self.bias = bias
+        self.norm = norm
         self._packed = weight
 
     @property
@@ -91,18 +95,19 @@ class PlainLinear:
         if not keep_rows:
             self.weight = self._packed
 
-    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """As `Linear.__call__`."""
-        return self._product(norm(x))
+        assert self.norm is not None
+        return self._product(self.norm(x))
 
-    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def gated(self, x: Tensor) -> Tensor:
         """As `Linear.gated`."""
-        gate, up = self._product(norm(x)).chunk(2, dim=-1)
+        gate, up = self(x).chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
-    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         """As `Linear.logits`."""
-        return self._product(norm(x)).float()
+        return self(x).float()
 
     def add(self, x: Tensor, h: Tensor) -> None:
         """As `Linear.add`."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from penstock.engine.kernels import attention
 from penstock.engine.kernels.linear import PlainLinear
-from penstock.engine.kernels.quantized import QuantizedLinear
+from penstock.engine.kernels.quantized import Int8Pages, QuantizedLinear
 from penstock.engine.kv import KVPages, PlainPages, Storage
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.layer import Layer
+from penstock.engine.sampling import Draw, draw_plainly
 
 Angles = tuple[Tensor, Tensor]  # cos and sin, each [T, 1, head_dim]
 
@@ -84,9 +85,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 class PlainKernels:
     """As `Kernels`, on any device, in fp32 or bf16; quantized weights are slow."""
 
-    def __init__(self, dtype: torch.dtype, weights: Literal["plain", "int8", "int4"]) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        weights: Literal["plain", "int8", "int4"] = "plain",
+        kv: Literal["plain", "int8"] = "plain",
+    ) -> None:
         self.stream = dtype
-        self.pages: Storage = PlainPages
+        self.pages: Storage = Int8Pages if kv == "int8" else PlainPages
+        self.draw: Draw = draw_plainly
         self._weights = weights
 
     def threads(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Quantized weights in PyTorch's operations: what the fast kernels compute, said plainly.
+"""Quantized weights, K and V in PyTorch's operations: what the fast kernels compute, said plainly.
 
 Slow everywhere: it turns every weight back into a float for every product. It is
 the reference of the tests, and lets quality be judged where no fast kernel runs.
@@ -10,8 +10,23 @@ import torch
 from torch import Tensor
 
 from penstock.engine.kernels.linear import PlainLinear
+from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.kv import KVLayer, zeros
 
 GROUP = 128  # inputs of int4 weights that share a scale
+
+
+def balance(weight: Tensor, norm: Tensor) -> Tensor:
+    """By how much to multiply each column of `weight` and to divide its norm's weight; fp32.
+
+    A channel that a norm makes large spoils the scale of whole rows of activations.
+    Dividing it there and multiplying it in the matrix changes nothing else, so
+    both get an even share of it (SmoothQuant, Xiao et al. 2023, at 1/2; in place of
+    activations, which would take data to know, stand the weights of the norm).
+    """
+    largest = weight.float().abs().amax(0)
+    ratio = norm.float().abs() / largest
+    return ratio.sqrt().masked_fill_((largest == 0) | (norm == 0), 1.0)
 
 
 class QuantizedLinear(PlainLinear):
@@ -21,13 +36,20 @@ class QuantizedLinear(PlainLinear):
     """
 
     def __init__(self, plain: PlainLinear, bits: int) -> None:
-        super().__init__(plain.weight, plain.bias)
+        super().__init__(plain.weight, plain.bias, plain.norm)
+        weight = plain.weight.float()
+        self._balance: Tensor | None = None
+        if plain.norm is not None:
+            self._balance = balance(weight, plain.norm.weight)
+            weight = weight * self._balance
+            self.norm = RMSNorm(plain.norm.weight.float() / self._balance, plain.norm.eps)
         group = GROUP if bits == 4 else self.inputs
-        most = 2 ** (bits - 1) - 1
-        wide = torch.nn.functional.pad(plain.weight.float(), (0, -self.inputs % group))
+        wide = torch.nn.functional.pad(weight, (0, -self.inputs % group))
         groups = wide.view(len(wide), -1, group)
-        self._scale = groups.abs().amax(-1, keepdim=True) / most  # [outputs, groups, 1]
-        self._whole = (groups / self._scale).nan_to_num_(0).round_().to(torch.int8)
+        scale = _scale_int4(groups) if bits == 4 else groups.abs().amax(-1, keepdim=True) / 127
+        self._scale = scale  # [outputs, groups, 1]
+        low, high = (-8, 7) if bits == 4 else (-127, 127)
+        self._whole = (groups / scale).nan_to_num_(0).round_().clamp_(low, high).to(torch.int8)
         self._bits = bits
         self._dtype = plain.weight.dtype
         self.weight = torch.empty_like(plain.weight, device="meta")  # its shape alone
@@ -42,8 +64,8 @@ class QuantizedLinear(PlainLinear):
 
     def rows(self, which: Tensor) -> Tensor:
         """As `Linear.rows`."""
-        rows: Tensor = (self._whole[which] * self._scale[which]).flatten(1)
-        return rows[:, : self.inputs].to(self._dtype)
+        rows: Tensor = (self._whole[which] * self._scale[which]).flatten(1)[:, : self.inputs]
+        return (rows if self._balance is None else rows / self._balance).to(self._dtype)
 
     def pack(self, *, keep_rows: bool = False) -> None:
         """Nothing to do: packed as it was made."""
@@ -55,3 +77,60 @@ class QuantizedLinear(PlainLinear):
         weight = (self._whole * self._scale).flatten(1)[:, : self.inputs]
         out: Tensor = whole @ weight.T * scale
         return (out if self.bias is None else out + self.bias.float()).to(h.dtype)
+
+
+def _scale_int4(groups: Tensor) -> Tensor:
+    """The scale of each group [..., 1].
+
+    Its extreme weight is -8 of it, or is cut off where a smaller scale serves the
+    others better: the least squared error of eight decides.
+    """
+    edge = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8
+    tried = torch.stack([edge * (1 - 0.05 * i) for i in range(8)])
+    errors = torch.stack(
+        [
+            (groups - scale * (groups / scale).round_().clamp_(-8, 7)).square_().sum(-1, True)
+            for scale in tried
+        ]
+    )
+    return tried.gather(0, errors.nan_to_num_(0).argmin(0, keepdim=True))[0]
+
+
+def quantize_slots(kv: Tensor) -> tuple[Tensor, Tensor]:
+    """`kv` [T, rows, head_dim] as int8, and the fp32 scale of each token and head [T, rows]."""
+    wide = kv.float()
+    scale = wide.abs().amax(-1, keepdim=True) / 127
+    whole = (wide / scale).nan_to_num_(0).round_().to(torch.int8)
+    return whole, scale[..., 0]
+
+
+class Int8Pages:
+    """`KVPages` in int8, with a scale for the K and one for the V of each slot and head."""
+
+    def __init__(
+        self, layer: KVLayer, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        rows = 2 * layer.heads
+        self._dtype = dtype
+        self._shape = (2, layer.heads, -1, page_size, layer.head_dim)
+        self._pages = zeros((rows, pages, page_size * layer.head_dim), torch.int8, device)
+        self._slots = self._pages.view(rows, pages * page_size, layer.head_dim)
+        self._scale = zeros((rows, pages, page_size), torch.float32, device)
+        self.bytes_per_page = self._pages[:, 0].nbytes + self._scale[:, 0].nbytes
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """As `KVPages.write`."""
+        whole, scale = quantize_slots(kv)
+        self._slots.index_copy_(1, slots, whole.transpose(0, 1))
+        self._scale.view(len(self._scale), -1).index_copy_(1, slots, scale.T)
+
+    def gather(self, pages: Tensor) -> Tensor:
+        """As `KVPages.gather`."""
+        whole = self._pages.index_select(1, pages).view(self._shape)
+        scale = self._scale.index_select(1, pages).view(*whole.shape[:-1], 1)
+        return (whole * scale).to(self._dtype)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """As `KVPages.copy`."""
+        for stored in (self._pages, self._scale):
+            stored.index_copy_(1, targets, stored.index_select(1, sources))

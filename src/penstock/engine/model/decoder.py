@@ -14,6 +14,7 @@ from penstock.engine.kv import KVLayer, KVPages, KVStore, Storage
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.layer import Layer
+from penstock.engine.sampling import Draw
 
 
 class Step(Protocol):
@@ -46,6 +47,10 @@ class Kernels(Protocol):
     def tables(self, embedding: PlainLinear, head: PlainLinear) -> tuple[Linear, Linear]:
         """As `linear`, for the embedding and the head, which may be one matrix."""
 
+    @property
+    def draw(self) -> Draw:
+        """Chooses tokens: see `sampling.draw_plainly`."""
+
     def step(
         self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]
     ) -> Step:
@@ -53,35 +58,48 @@ class Kernels(Protocol):
 
 
 class Decoder:
-    """A decoder-only transformer. Construction leaves the weights unset: see `loader`."""
+    """A decoder-only transformer. Construction leaves the weights unset: see `loader`.
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str) -> None:
+    Without `kernels` it has PyTorch's.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        kernels: Kernels | None = None,
+    ) -> None:
         def table() -> PlainLinear:
-            return PlainLinear(torch.empty(vocab, hidden, dtype=dtype, device=device))
+            weight = torch.empty(vocab, hidden, dtype=dtype, device=device)
+            return PlainLinear(weight, norm=self.norm)
 
         vocab, hidden = config.vocab_size, config.hidden_size
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
+        self.norm = RMSNorm(torch.empty(hidden, dtype=dtype, device=device), config.norm_eps)
         self.embedding: Linear = table()
         self.layers = [Layer(shape, config, dtype, device) for shape in config.layers]
-        self.norm = RMSNorm(torch.empty(hidden, dtype=dtype, device=device), config.norm_eps)
         self.head: Linear = self.embedding if config.tied_embeddings else table()
-        self.kernels: Kernels = PlainKernels(dtype, "plain")
+        self.kernels: Kernels = kernels or PlainKernels(dtype)
         self._frequencies = {
             size: torch.tensor(config.rope.frequencies(size), dtype=torch.float32, device=device)
             for size in {layer.head_dim for layer in config.layers}
         }
 
-    def pack(self, kernels: Kernels) -> None:
-        """Give the matrices, which are set, the form that `kernels` multiplies. Call once."""
-        self.kernels = kernels
-        for layer in self.layers:
-            layer.qkv = kernels.linear(plain(layer.qkv))
-            layer.output = kernels.linear(plain(layer.output))
-            layer.gate_up = kernels.linear(plain(layer.gate_up), gated=True)
-            layer.down = kernels.linear(plain(layer.down))
-        self.embedding, self.head = kernels.tables(plain(self.embedding), plain(self.head))
+    def pack_layer(self, index: int) -> None:
+        """Give a layer's matrices, which are set, the form its kernels multiply. Call once."""
+        layer, kernels = self.layers[index], self.kernels
+        layer.qkv = kernels.linear(plain(layer.qkv))
+        layer.output = kernels.linear(plain(layer.output))
+        layer.gate_up = kernels.linear(plain(layer.gate_up), gated=True)
+        layer.down = kernels.linear(plain(layer.down))
+
+    def pack_tables(self) -> None:
+        """The same for the embedding and the head."""
+        tables = plain(self.embedding), plain(self.head)
+        self.embedding, self.head = self.kernels.tables(*tables)
 
     def kv_layers(self) -> list[KVLayer]:
         """What a `KVStore` must hold for this model."""
@@ -98,9 +116,11 @@ class Decoder:
         x = self.embedding.rows(batch.tokens).to(self.kernels.stream)  # [T, hidden]
         step = self.kernels.step(batch, self.config, kv.page_size, self._frequencies)
         for index, layer in enumerate(self.layers):
-            h = layer.qkv(x, layer.attention_norm)
+            h = layer.qkv(x)
             h = step.attend(layer, h, kv.layer(index))
+            if layer is self.layers[-1]:  # only what is asked for goes on from here
+                x, h = (rows.index_select(0, batch.logit_rows) for rows in (x, h))
             layer.output.add(x, h)
-            h = layer.gate_up.gated(x, layer.ffn_norm)
+            h = layer.gate_up.gated(x)
             layer.down.add(x, h)
-        return self.head.logits(x.index_select(0, batch.logit_rows), self.norm)
+        return self.head.logits(x)

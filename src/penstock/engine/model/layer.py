@@ -30,20 +30,20 @@ class Layer:
         def norm(size: int) -> RMSNorm:
             return RMSNorm(empty(size), config.norm_eps)
 
-        def linear(outputs: int, inputs: int, biased: bool) -> Linear:
-            return PlainLinear(empty(outputs, inputs), empty(outputs) if biased else None)
+        def linear(outputs: int, inputs: int, biased: bool, norm: RMSNorm | None = None) -> Linear:
+            return PlainLinear(empty(outputs, inputs), empty(outputs) if biased else None, norm)
 
         hidden = config.hidden_size
         self.shape = shape
         own_kv = 2 * shape.kv_heads if shape.shares_kv is None else 0
         q, qkv = shape.heads * shape.head_dim, (shape.heads + own_kv) * shape.head_dim
         self.attention_norm = norm(hidden)
-        self.qkv = linear(qkv, hidden, shape.qkv_bias)
+        self.qkv = linear(qkv, hidden, shape.qkv_bias, self.attention_norm)
         self.q_norm = norm(shape.head_dim) if shape.qk_norm else None
         self.k_norm = norm(shape.head_dim) if shape.qk_norm and own_kv else None
         self.output = linear(hidden, q, shape.output_bias)
         self.ffn_norm = norm(hidden)
-        self.gate_up = linear(2 * shape.ffn_size, hidden, shape.ffn_bias)
+        self.gate_up = linear(2 * shape.ffn_size, hidden, shape.ffn_bias, self.ffn_norm)
         self.down = linear(hidden, shape.ffn_size, shape.ffn_bias)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,12 +40,13 @@ def load_weights(
     """Build the decoder of `config` and fill it from the safetensors files of `directory`.
 
     Each tensor is copied from the mapped file into its place, cast to `dtype`,
-    and matrices are packed one by one, so memory never holds the model twice.
+    and a layer is packed as soon as it is whole, so memory never holds the model twice.
     Raises as `load`.
     """
     files = _files(directory)
-    decoder = Decoder(config, dtype, device)
+    decoder = Decoder(config, dtype, device, kernels)
     wanted = checkpoint_views(decoder)
+    missing = Counter(_layer(name) for name in wanted)
     for name, tensor in _tensors(files):
         if name.endswith("rotary_emb.inv_freq") or (
             name == "lm_head.weight" and config.tied_embeddings
@@ -62,12 +65,23 @@ def load_weights(
                 f"tensor {name} holds {tensor.dtype}: give a checkpoint in fp32, fp16 or bf16."
             )
         view.copy_(tensor)
+        del view  # the last hold on a matrix that is packed below
+        layer = _layer(name)
+        missing[layer] -= 1
+        if missing[layer] == 0 and layer is not None:
+            decoder.pack_layer(layer)
     if wanted:
         names = sorted(wanted)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ValueError(f"{directory} lacks the tensors {', '.join(names[:5])}{more}.")
-    decoder.pack(kernels or decoder.kernels)
+    decoder.pack_tables()
     return decoder
+
+
+def _layer(name: str) -> int | None:
+    """The layer that a tensor of a checkpoint belongs to, if it is in one."""
+    found = re.match(r"model\.layers\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
@@ -129,6 +143,13 @@ def flops_per_token(decoder: Decoder) -> int:
     """2 x weights multiplied for a token whose logits are wanted, attention apart."""
     matrices = [matrix for layer in decoder.layers for matrix in layer.matrices]
     return 2 * sum(matrix.outputs * matrix.inputs for matrix in [*matrices, decoder.head])
+
+
+def last_flops(decoder: Decoder) -> int:
+    """Those of `flops_per_token` that come after the last layer's attention."""
+    last = decoder.layers[-1]
+    matrices = [last.output, last.gate_up, last.down, decoder.head]
+    return 2 * sum(matrix.outputs * matrix.inputs for matrix in matrices)
 
 
 def _norms(decoder: Decoder) -> Iterator[RMSNorm]:

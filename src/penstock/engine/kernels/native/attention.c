@@ -1,8 +1,12 @@
 /* Attention over pages, and what comes before it: head norms, rotation, storing K and V.
 
    K and V are kept in tiles of 16 slots, so that one product instruction serves 16
-   slots, or 16 numbers of two slots, and nothing is summed across lanes. A tile of K
-   is [head_dim / 2][16 slots][2], a tile of V [8][head_dim][2 slots].
+   slots, or 16 numbers of some slots, and nothing is summed across lanes. In bf16 a
+   tile of K is [head_dim / 2][16 slots][2] and a tile of V [8][head_dim][2 slots]; in
+   int8 both have 4 for 2, and every slot has a scale for its K and one for its V.
+
+   int8: K is unsigned, k + 128, and queries are quantized, so that scores are whole
+   numbers; weights of values are too, 8 bits of the largest in 32 slots.
 
    Queries go through in blocks: the heads that share a KV head, of one row or of
    several that attend the same pages. Decodes that share a prefix are such a block
@@ -20,20 +24,27 @@
 #define SLOTS 16
 #define PAIR 32
 #define MOST 8 /* queries of a block */
+#define MOST_DIM 512
 
 typedef struct {
   uint8_t *data; /* [2 * kv_heads][pages][page_size * head_dim], K first, in tiles */
+  float *scale;  /* [2 * kv_heads][pages][page_size]; NULL: data is bf16 */
   int64_t kv_heads, head_dim, pages, page_size;
 } Pages;
 
-static bf16 *tile_at(const Pages *p, int64_t row, int64_t page, int64_t offset) {
-  int64_t slot = (row * p->pages + page) * p->page_size + offset / SLOTS * SLOTS;
-  return (bf16 *)p->data + slot * p->head_dim;
+/* Where a slot of one head's K or V lies, counted in slots. */
+static int64_t slot_at(const Pages *p, int64_t row, int64_t page, int64_t offset) {
+  return (row * p->pages + page) * p->page_size + offset;
 }
 
-/* The tile of the 16 slots from `slot` on, counted along a table. */
-static bf16 *tile_of(const Pages *p, int64_t row, const int64_t *table, int64_t slot) {
-  return tile_at(p, row, table[slot / p->page_size], slot % p->page_size);
+/* The tile that holds it. */
+static uint8_t *tile_at(const Pages *p, int64_t slot) {
+  return p->data + slot / SLOTS * SLOTS * p->head_dim * (p->scale ? 1 : 2);
+}
+
+/* Where the slot of number `slot` along a table lies. */
+static int64_t slot_of(const Pages *p, int64_t row, const int64_t *table, int64_t slot) {
+  return slot_at(p, row, table[slot / p->page_size], slot % p->page_size);
 }
 
 /* Rotation and storing. */
@@ -55,9 +66,12 @@ static void rotate(const bf16 *from, const float *norm, float eps, const float *
                    bf16 *to) {
   float factor = 1.0f;
   if (norm) {
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += from_bf16(from[i]) * from_bf16(from[i]);
-    factor = 1.0f / sqrtf(sum / n + eps);
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += 16) {
+      __m512 x = load_bf16(from + i, lanes(n - i));
+      sum = _mm512_fmadd_ps(x, x, sum);
+    }
+    factor = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / n + eps);
   }
   int64_t half = n / 2;
   for (int64_t i = 0; i < half; i += 16) {
@@ -75,6 +89,49 @@ static void rotate(const bf16 *from, const float *norm, float eps, const float *
   }
 }
 
+/* Quantize bf16 `from` to signed bytes `to`, n of them, padded to 16; returns the scale. */
+static float quantize(const bf16 *from, int64_t n, int8_t *to) {
+  __m512 most = _mm512_setzero_ps();
+  for (int64_t i = 0; i < n; i += 16)
+    most = _mm512_max_ps(most, _mm512_abs_ps(load_bf16(from + i, lanes(n - i))));
+  float largest = _mm512_reduce_max_ps(most);
+  __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+  for (int64_t i = 0; i < n; i += 16) {
+    __m512 x = _mm512_mul_ps(load_bf16(from + i, lanes(n - i)), inverse);
+    _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+  }
+  return largest / 127.0f;
+}
+
+static void store_k(const Pages *p, int64_t slot, const bf16 *k) {
+  int64_t n = p->head_dim, lane = slot % SLOTS;
+  uint8_t *tile = tile_at(p, slot) + lane * 4;
+  if (p->scale == NULL) {
+    for (int64_t i = 0; i < n; i += 2) memcpy(tile + i / 2 * 64, k + i, 4);
+    return;
+  }
+  int8_t whole[MOST_DIM];
+  p->scale[slot] = quantize(k, n, whole);
+  for (int64_t i = 0; i < n; i += 4) {
+    uint32_t four;
+    memcpy(&four, whole + i, 4);
+    four ^= 0x80808080u; /* k + 128 */
+    memcpy(tile + i / 4 * 64, &four, 4);
+  }
+}
+
+static void store_v(const Pages *p, int64_t slot, const bf16 *v) {
+  int64_t n = p->head_dim, lane = slot % SLOTS;
+  if (p->scale == NULL) {
+    bf16 *tile = (bf16 *)tile_at(p, slot) + lane / 2 * 2 * n + lane % 2;
+    for (int64_t i = 0; i < n; i++) tile[i * 2] = v[i];
+    return;
+  }
+  int8_t whole[MOST_DIM], *tile = (int8_t *)tile_at(p, slot) + lane / 4 * 4 * n + lane % 4;
+  p->scale[slot] = quantize(v, n, whole);
+  for (int64_t i = 0; i < n; i++) tile[i * 4] = whole[i];
+}
+
 static void place_row(const Place *p, int64_t row) {
   const Pages *pages = p->pages;
   int64_t n = pages->head_dim, kv_heads = p->own ? pages->kv_heads : 0;
@@ -84,15 +141,11 @@ static void place_row(const Place *p, int64_t row) {
     rotate(y + h * n, p->q_norm, p->eps, angles, n, p->q + (row * p->heads + h) * n);
   y += p->heads * n;
   int64_t page = p->slots[row] / pages->page_size, offset = p->slots[row] % pages->page_size;
-  int64_t lane = offset % SLOTS;
-  bf16 *k = scratch(n * sizeof(bf16));
+  bf16 k[MOST_DIM];
   for (int64_t h = 0; h < kv_heads; h++) {
     rotate(y + h * n, p->k_norm, p->eps, angles, n, k);
-    bf16 *tile = tile_at(pages, h, page, offset) + lane * 2;
-    for (int64_t i = 0; i < n; i += 2) memcpy(tile + i * SLOTS, k + i, 4);
-    const bf16 *v = y + (kv_heads + h) * n;
-    tile = tile_at(pages, kv_heads + h, page, offset) + lane / 2 * 2 * n + lane % 2;
-    for (int64_t i = 0; i < n; i++) tile[i * 2] = v[i];
+    store_k(pages, slot_at(pages, h, page, offset), k);
+    store_v(pages, slot_at(pages, kv_heads + h, page, offset), y + (kv_heads + h) * n);
   }
 }
 
@@ -263,23 +316,89 @@ typedef struct {
   _Atomic int64_t next;
 } Attend;
 
-INLINE void add_values(const int queries, const int wide, const bf16 *v[2], int tiles, int64_t n,
-                       int64_t at, bf16 (*p)[PAIR], const float *decay, float *sums) {
+INLINE int32_t four_bytes(const void *from) {
+  int32_t x;
+  memcpy(&x, from, 4);
+  return x;
+}
+
+/* A pair of tiles of one KV head. */
+typedef struct {
+  const uint8_t *k[2], *v[2], *later[2]; /* `later`: K of the pair that follows */
+  const float *k_scale[2], *v_scale[2];
+  int tiles;
+} Pair;
+
+static Pair pair_at(const Pages *p, const Block *b, int64_t kv_head, int32_t slot) {
+  Pair pair = {.tiles = b->end - slot > SLOTS ? 2 : 1};
+  int64_t values = p->kv_heads * p->pages * p->page_size;
+  for (int t = 0; t < 2; t++) {
+    int64_t k = slot_of(p, kv_head, b->table, slot + (t < pair.tiles ? t : 0) * SLOTS);
+    pair.k[t] = pair.later[t] = tile_at(p, k);
+    pair.v[t] = tile_at(p, k + values);
+    if (p->scale) {
+      pair.k_scale[t] = p->scale + k;
+      pair.v_scale[t] = p->scale + k + values;
+    }
+    int32_t next = slot + PAIR + t * SLOTS;
+    if (next < b->end) pair.later[t] = tile_at(p, slot_of(p, kv_head, b->table, next));
+  }
+  return pair;
+}
+
+/* Products of `queries` with the keys of a pair. `q` points to bf16, or to bytes. */
+INLINE void score(const int queries, const int bytes, const Pair *pair, int64_t n,
+                  const uint8_t *const *q, const float *q_scale, const int32_t *q_offset,
+                  __m512 scores[][2]) {
+  __m512i whole[MOST][2];
+  UNROLL for (int r = 0; r < queries; r++) {
+    scores[r][0] = scores[r][1] = _mm512_setzero_ps();
+    whole[r][0] = whole[r][1] = _mm512_set1_epi32(bytes ? q_offset[r] : 0);
+  }
+  for (int64_t step = 0; step < n / (bytes ? 4 : 2); step++) {
+    __m512i k0 = _mm512_loadu_si512(pair->k[0] + step * 64);
+    __m512i k1 = _mm512_loadu_si512(pair->k[1] + step * 64);
+    /* Tiles lie far apart: without this, each begins with a wait for memory. */
+    for (int t = 0; t < 2; t++) {
+      _mm_prefetch(pair->v[t] + step * 64, _MM_HINT_T0);
+      _mm_prefetch(pair->later[t] + step * 64, _MM_HINT_T1);
+    }
+    UNROLL for (int r = 0; r < queries; r++) {
+      __m512i x = _mm512_set1_epi32(four_bytes(q[r] + step * 4));
+      if (bytes) {
+        dot_bytes(&whole[r][0], k0, x);
+        dot_bytes(&whole[r][1], k1, x);
+      } else {
+        scores[r][0] = _mm512_dpbf16_ps(scores[r][0], (__m512bh)k0, (__m512bh)x);
+        scores[r][1] = _mm512_dpbf16_ps(scores[r][1], (__m512bh)k1, (__m512bh)x);
+      }
+    }
+  }
+  if (bytes)
+    for (int t = 0; t < 2; t++) {
+      __m512 scale = _mm512_loadu_ps(pair->k_scale[t]);
+      UNROLL for (int r = 0; r < queries; r++)
+        scores[r][t] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[r][t]),
+                                     _mm512_mul_ps(scale, _mm512_set1_ps(q_scale[r])));
+    }
+}
+
+/* sums = sums * decay + values weighted by `p`, for 16 * wide numbers from `at` on. */
+INLINE void add_bf16(const int queries, const int wide, const Pair *pair, int64_t n, int64_t at,
+                     bf16 (*p)[PAIR], const float *decay, float *sums) {
   __m512 acc[MOST][4];
   UNROLL for (int r = 0; r < queries; r++)
     UNROLL for (int c = 0; c < wide; c++)
       acc[r][c] = _mm512_mul_ps(_mm512_loadu_ps(sums + r * n + at + c * 16),
                                 _mm512_set1_ps(decay[r]));
-  for (int t = 0; t < tiles; t++) {
-    const bf16 *from = v[t] + at * 2;
-    for (int j = 0; j < SLOTS; j += 2, from += 2 * n) {
+  for (int t = 0; t < pair->tiles; t++) {
+    const uint8_t *from = pair->v[t] + at * 4;
+    for (int j = 0; j < SLOTS; j += 2, from += 4 * n) {
       __m512bh values[4];
       UNROLL for (int c = 0; c < wide; c++)
-        values[c] = (__m512bh)_mm512_loadu_si512(from + c * 32);
+        values[c] = (__m512bh)_mm512_loadu_si512(from + c * 64);
       UNROLL for (int r = 0; r < queries; r++) {
-        int32_t two;
-        memcpy(&two, &p[r][t * SLOTS + j], 4);
-        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
+        __m512bh x = (__m512bh)_mm512_set1_epi32(four_bytes(&p[r][t * SLOTS + j]));
         UNROLL for (int c = 0; c < wide; c++)
           acc[r][c] = _mm512_dpbf16_ps(acc[r][c], values[c], x);
       }
@@ -290,18 +409,66 @@ INLINE void add_values(const int queries, const int wide, const bf16 *v[2], int 
       _mm512_storeu_ps(sums + r * n + at + c * 16, acc[r][c]);
 }
 
+/* The same from bytes: `p` are bytes too, of which `scale` is one. */
+INLINE void add_int8(const int queries, const int wide, const Pair *pair, int64_t n, int64_t at,
+                     uint8_t (*p)[PAIR], const float *scale, const float *decay, float *sums) {
+  __m512i acc[MOST][4];
+  UNROLL for (int r = 0; r < queries; r++)
+    UNROLL for (int c = 0; c < wide; c++) acc[r][c] = _mm512_setzero_si512();
+  for (int t = 0; t < pair->tiles; t++) {
+    const uint8_t *from = pair->v[t] + at * 4;
+    for (int j = 0; j < SLOTS; j += 4, from += 4 * n) {
+      __m512i values[4];
+      UNROLL for (int c = 0; c < wide; c++) values[c] = _mm512_loadu_si512(from + c * 64);
+      UNROLL for (int r = 0; r < queries; r++) {
+        __m512i x = _mm512_set1_epi32(four_bytes(&p[r][t * SLOTS + j]));
+        UNROLL for (int c = 0; c < wide; c++) dot_bytes(&acc[r][c], x, values[c]);
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < queries; r++)
+    UNROLL for (int c = 0; c < wide; c++) {
+      float *to = sums + r * n + at + c * 16;
+      __m512 old = _mm512_mul_ps(_mm512_loadu_ps(to), _mm512_set1_ps(decay[r]));
+      __m512 new = _mm512_cvtepi32_ps(acc[r][c]);
+      _mm512_storeu_ps(to, _mm512_fmadd_ps(new, _mm512_set1_ps(scale[r]), old));
+    }
+}
+
+/* Weights of values as bytes, their scales taken in; returns what one is. */
+INLINE float weights_as_bytes(const Pair *pair, __m512 low, __m512 high, uint8_t *to) {
+  __m512 w[2] = {_mm512_mul_ps(low, _mm512_loadu_ps(pair->v_scale[0])),
+                 _mm512_mul_ps(high, _mm512_loadu_ps(pair->v_scale[1]))};
+  float largest = _mm512_reduce_max_ps(_mm512_max_ps(w[0], w[1]));
+  __m512 inverse = _mm512_set1_ps(largest > 0 ? 255.0f / largest : 0.0f);
+  for (int t = 0; t < 2; t++) {
+    __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(w[t], inverse));
+    _mm_storeu_si128((__m128i *)(to + t * SLOTS), _mm512_cvtusepi32_epi8(whole));
+  }
+  return largest / 255.0f;
+}
+
 /* `queries` heads of a block, `each` of them of one row, from head `head` on. */
-INLINE void attend_queries(const int queries, const Attend *a, const Block *b, int64_t kv_head,
-                           int64_t head, int each) {
+INLINE void attend_queries(const int queries, const int bytes, const Attend *a, const Block *b,
+                           int64_t kv_head, int64_t head, int each) {
   const Pages *pages = a->pages;
   const int64_t n = pages->head_dim;
   const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)n));
   const int wide = queries <= 4 ? 4 : 2;
-  const bf16 *q[MOST];
+  const uint8_t *q[MOST];
+  int8_t whole[MOST][MOST_DIM];
+  float q_scale[MOST];
+  int32_t q_offset[MOST];
   float most[SLOTS] = {0}, total[MOST], *sums = scratch(queries * n * sizeof(float)), *kept[MOST];
   for (int r = 0; r < queries; r++) {
     int64_t at = b->row[r / each] * a->heads + head + r % each;
-    q[r] = a->q + at * n;
+    q[r] = (const uint8_t *)(a->q + at * n);
+    if (bytes) {
+      q_scale[r] = quantize(a->q + at * n, n, whole[r]);
+      q[r] = (const uint8_t *)whole[r];
+      q_offset[r] = 0;
+      for (int64_t i = 0; i < n; i++) q_offset[r] -= 128 * whole[r][i];
+    }
     kept[r] = a->state + at * (2 + n);
     most[r] = b->resumes ? kept[r][0] : -INFINITY;
     total[r] = b->resumes ? kept[r][1] : 0;
@@ -312,32 +479,9 @@ INLINE void attend_queries(const int queries, const Attend *a, const Block *b, i
   }
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int32_t slot = b->begin; slot < b->end; slot += PAIR) {
-    int tiles = b->end - slot > SLOTS ? 2 : 1;
-    const bf16 *k[2], *v[2], *later[2];
-    for (int t = 0; t < 2; t++) {
-      k[t] = tile_of(pages, kv_head, b->table, slot + (t < tiles ? t : 0) * SLOTS);
-      v[t] = k[t] + pages->kv_heads * pages->pages * pages->page_size * n;
-      int32_t next = slot + PAIR + t * SLOTS;
-      later[t] = next < b->end ? tile_of(pages, kv_head, b->table, next) : k[t];
-    }
+    const Pair pair = pair_at(pages, b, kv_head, slot);
     __m512 scores[MOST][2];
-    UNROLL for (int r = 0; r < queries; r++) scores[r][0] = scores[r][1] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < n; i += 2) {
-      __m512bh k0 = (__m512bh)_mm512_loadu_si512(k[0] + i * SLOTS);
-      __m512bh k1 = (__m512bh)_mm512_loadu_si512(k[1] + i * SLOTS);
-      /* Tiles lie far apart: without this, each begins with a wait for memory. */
-      for (int t = 0; t < 2; t++) {
-        _mm_prefetch((const char *)(v[t] + i * SLOTS), _MM_HINT_T0);
-        _mm_prefetch((const char *)(later[t] + i * SLOTS), _MM_HINT_T1);
-      }
-      UNROLL for (int r = 0; r < queries; r++) {
-        int32_t two;
-        memcpy(&two, q[r] + i, 4);
-        __m512bh x = (__m512bh)_mm512_set1_epi32(two);
-        scores[r][0] = _mm512_dpbf16_ps(scores[r][0], k0, x);
-        scores[r][1] = _mm512_dpbf16_ps(scores[r][1], k1, x);
-      }
-    }
+    score(queries, bytes, &pair, n, q, q_scale, q_offset, scores);
     float decay[SLOTS], before[SLOTS];
     memcpy(before, most, sizeof most);
     UNROLL for (int r = 0; r < queries; r++) {
@@ -353,18 +497,27 @@ INLINE void attend_queries(const int queries, const Attend *a, const Block *b, i
     }
     _mm512_storeu_ps(decay, exp2_16(_mm512_sub_ps(_mm512_loadu_ps(before), _mm512_loadu_ps(most))));
     bf16 p[MOST][PAIR];
+    uint8_t p8[MOST][PAIR];
+    float p_scale[MOST];
     UNROLL for (int r = 0; r < queries; r++) {
       __m512 level = _mm512_set1_ps(most[r]);
       __m512 low = exp2_16(_mm512_sub_ps(scores[r][0], level));
       __m512 high = exp2_16(_mm512_sub_ps(scores[r][1], level));
       total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(_mm512_add_ps(low, high));
-      store_bf16(p[r], low, 0xffff);
-      store_bf16(p[r] + SLOTS, high, 0xffff);
+      if (bytes) {
+        p_scale[r] = weights_as_bytes(&pair, low, high, p8[r]);
+      } else {
+        store_bf16(p[r], low, 0xffff);
+        store_bf16(p[r] + SLOTS, high, 0xffff);
+      }
     }
+#define ADD(WIDE) \
+  if (bytes) add_int8(queries, WIDE, &pair, n, at, p8, p_scale, decay, sums); \
+  else add_bf16(queries, WIDE, &pair, n, at, p, decay, sums)
     int64_t at = 0;
-    for (; at + wide * 16 <= n; at += wide * 16)
-      add_values(queries, wide, v, tiles, n, at, p, decay, sums);
-    for (; at < n; at += 16) add_values(queries, 1, v, tiles, n, at, p, decay, sums);
+    for (; at + wide * 16 <= n; at += wide * 16) { ADD(wide); }
+    for (; at < n; at += 16) { ADD(1); }
+#undef ADD
   }
   for (int r = 0; r < queries; r++) {
     if (b->pauses) {
@@ -390,8 +543,13 @@ static void attend_some(void *arg, int thread) {
     for (int64_t part = 0; part < group; part += MOST) {
       int each = group - part < MOST ? (int)(group - part) : MOST;
       int64_t head = kv_head * group + part;
-#define CASE(R) \
-  case R: attend_queries(R, a, b, kv_head, head, each); break;
+#define CASE(R)                                                     \
+  case R:                                                           \
+    if (a->pages->scale)                                            \
+      attend_queries(R, 1, a, b, kv_head, head, each);              \
+    else                                                            \
+      attend_queries(R, 0, a, b, kv_head, head, each);              \
+    break;
       switch (b->rows * each) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
 #undef CASE
     }

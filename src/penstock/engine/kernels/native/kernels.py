@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.engine.kernels.linear import PlainLinear
 from penstock.engine.kernels.native import library
 from penstock.engine.kernels.native.linear import Format, NativeLinear
-from penstock.engine.kernels.native.pages import SLOTS, TiledPages
+from penstock.engine.kernels.native.pages import SLOTS, TiledInt8Pages, TiledPages
 from penstock.engine.kernels.native.step import NativeStep
 from penstock.engine.kv import Storage
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
+
+MOST_DIM = 512  # as in attention.c
 
 
 class NativeKernels:
@@ -21,10 +27,10 @@ class NativeKernels:
     Raises `library.NotHere` where they cannot run.
     """
 
-    def __init__(self, weights: Format) -> None:
+    def __init__(self, weights: Format, kv: Literal["plain", "int8"] = "plain") -> None:
         library.library()
         self.stream = torch.float32
-        self.pages: Storage = TiledPages
+        self.pages: Storage = TiledInt8Pages if kv == "int8" else TiledPages
         self._weights: Format = weights
 
     @staticmethod
@@ -33,8 +39,8 @@ class NativeKernels:
         if page_size % SLOTS:
             return f"page_size={page_size} is no multiple of {SLOTS}"
         for layer in config.layers:
-            if layer.head_dim % 16:
-                return f"head_dim={layer.head_dim} is no multiple of 16"
+            if layer.head_dim % 16 or layer.head_dim > MOST_DIM:
+                return f"head_dim={layer.head_dim} is no multiple of 16 up to {MOST_DIM}"
         return None
 
     def threads(self, count: int) -> None:
@@ -51,6 +57,20 @@ class NativeKernels:
         """As `Kernels.tables`."""
         native = NativeLinear(head, "int8" if self._weights == "int4" else self._weights)
         return native if embedding is head else embedding, native
+
+    def draw(
+        self, logits: Tensor, temperature: NDArray[np.float32], keys: NDArray[np.int64]
+    ) -> Tensor:
+        """As `sampling.draw_plainly`."""
+        tokens = torch.empty(len(logits), dtype=torch.int64)
+        library.library().penstock_draw(
+            logits.data_ptr(),
+            *logits.shape,
+            temperature.ctypes.data,
+            keys.ctypes.data,
+            tokens.data_ptr(),
+        )
+        return tokens
 
     def step(
         self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]

@@ -34,6 +34,7 @@ class Pages(ctypes.Structure):
 
     _fields_ = (
         ("data", c_void_p),
+        ("scale", c_void_p),
         ("kv_heads", c_int64),
         ("head_dim", c_int64),
         ("pages", c_int64),
@@ -66,6 +67,7 @@ _ARGUMENTS = {
     "penstock_block_bytes": [],
     "penstock_plan": [_P, _N, _N, _N, _N, _P, _P, _P, _P],
     "penstock_attend": [_P, _N, _P, _P, _N, _N, _P, _P],
+    "penstock_draw": [_P, _N, _N, _P, _P, _P],
 }
 _RETURNS = {"penstock_threads": c_int, "penstock_block_bytes": _N, "penstock_plan": _N}
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from penstock.engine.kernels.linear import PlainLinear
 from penstock.engine.kernels.native import library
-from penstock.engine.kernels.norm import RMSNorm
-from penstock.engine.kernels.quantized import GROUP
+from penstock.engine.kernels.quantized import GROUP, balance
 
 Format = Literal["bf16", "int8", "int4"]
 
@@ -28,6 +27,13 @@ class NativeLinear:
 
     def __init__(self, plain: PlainLinear, form: Format, *, gated: bool = False) -> None:
         weight = plain.weight.contiguous()
+        self._balance: Tensor | None = None
+        if plain.norm is not None:
+            self._norm, self._eps = plain.norm.weight.float(), plain.norm.eps
+            if form != "bf16":
+                self._balance = balance(weight, plain.norm.weight)
+                weight = weight * self._balance
+                self._norm = self._norm / self._balance
         self.outputs, self.inputs, self.parameters = plain.outputs, plain.inputs, plain.parameters
         self._library = library.library()
         self._native = library.Linear(
@@ -62,17 +68,17 @@ class NativeLinear:
         bias = 0 if self._bias is None else self._bias.nbytes
         return self._data.nbytes + self._scale.nbytes + bias
 
-    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """As `Linear.__call__`."""
-        return self._from_stream(x, norm, _STORE_BF16, self.outputs, torch.bfloat16)
+        return self._from_stream(x, _STORE_BF16, self.outputs, torch.bfloat16)
 
-    def gated(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def gated(self, x: Tensor) -> Tensor:
         """As `Linear.gated`."""
-        return self._from_stream(x, norm, _GATED_BF16, self.outputs // 2, torch.bfloat16)
+        return self._from_stream(x, _GATED_BF16, self.outputs // 2, torch.bfloat16)
 
-    def logits(self, x: Tensor, norm: RMSNorm) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         """As `Linear.logits`."""
-        return self._from_stream(x, norm, _STORE_FP32, self.outputs, torch.float32)
+        return self._from_stream(x, _STORE_FP32, self.outputs, torch.float32)
 
     def add(self, x: Tensor, h: Tensor) -> None:
         """As `Linear.add`."""
@@ -84,17 +90,15 @@ class NativeLinear:
         """As `Linear.rows`, in fp32."""
         out = torch.empty((len(which), self.inputs), dtype=torch.float32)
         self._library.penstock_unpack(self._address, which.data_ptr(), len(which), out.data_ptr())
-        return out
+        return out if self._balance is None else out.div_(self._balance)
 
-    def _from_stream(
-        self, x: Tensor, norm: RMSNorm, output: int, width: int, dtype: torch.dtype
-    ) -> Tensor:
+    def _from_stream(self, x: Tensor, output: int, width: int, dtype: torch.dtype) -> Tensor:
         out = torch.empty((len(x), width), dtype=dtype)
         self._library.penstock_linear(
             x.data_ptr(),
             None,
-            norm.fp32.data_ptr(),
-            norm.eps,
+            self._norm.data_ptr(),
+            self._eps,
             self._address,
             out.data_ptr(),
             output,

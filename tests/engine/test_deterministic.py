@@ -1,0 +1,46 @@
+"""With `deterministic`, a text is the same in any company, in every format."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.engine.kernels.native import library
+from penstock.engine.llm import LLM
+from penstock.engine.options import EngineOptions
+from penstock.engine.request import SamplingParams
+
+try:
+    library.library()
+except library.NotHere as error:
+    pytest.skip(f"native kernels do not run here: {error}", allow_module_level=True)
+
+SHARED = "def read(path):\n    with open(path) as file:\n        return file.read()\n\n" * 3
+PROMPTS = [
+    "import os\n",
+    SHARED + "def write(path, text):\n",
+    ">>> 3 + 4\n",
+    SHARED + "class Reader:\n",
+    "def main():\n    parser = argparse.ArgumentParser()\n" * 6,
+    SHARED,
+]
+GREEDY = SamplingParams(max_tokens=48, temperature=0.0, ignore_eos=True)
+DRAWN = SamplingParams(max_tokens=48, temperature=0.9, seed=3, ignore_eos=True)
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [{}, {"weights": "int8"}, {"weights": "int8", "kv": "int8"}, {"weights": "int4"}],
+    ids=["bf16", "int8", "int8 and KV int8", "int4"],
+)
+def test_a_text_does_not_depend_on_its_company(formats):
+    options = {"dtype": "bf16", "deterministic": True, **formats}
+    alone = LLM("embedded", EngineOptions(prefix_sharing=False, threads=1, **options))
+    params = [GREEDY, DRAWN] * 3
+    texts = [alone.generate([p], [s])[0].token_ids for p, s in zip(PROMPTS, params, strict=True)]
+    # Small steps cut prompts; the pool is too small for all, so some are preempted.
+    crowd = EngineOptions(max_step_tokens=24, kv_tokens=320, max_running=5, threads=2, **options)
+    together = LLM("embedded", crowd)
+    for _ in range(2):  # the second time on cached prefixes
+        said = together.generate(PROMPTS * 2, params * 2)
+        assert [completion.token_ids for completion in said] == texts * 2
+    assert together.engine.stats().preemptions > 0
