@@ -30,10 +30,13 @@ from penstock.engine.kv import KVStore
 from penstock.engine.llm import LLM
 from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.options import EngineOptions
+from penstock.engine.request import SamplingParams
 from penstock.workload import doctests, stdlib
 
 PAGE = 16
 PLANTED, FACTOR = 8, 50.0  # channels of each norm, and by how much
+
+ANSWER = SamplingParams(temperature=0.0, max_tokens=32)
 
 FORMATS = {
     "fp32": EngineOptions(dtype="fp32", page_size=PAGE),
@@ -89,7 +92,7 @@ def right(llm: LLM, each: int) -> float:
         for grade in doctests.GRADES
         for task in islice(doctests.tasks(0, "held_out", [grade]), each)
     ]
-    answers = llm.generate([doctests.few_shot(task) for task in tasks])
+    answers = llm.generate([doctests.few_shot(task) for task in tasks], ANSWER)
     good = sum(task.is_right(a.text) for task, a in zip(tasks, answers, strict=True))
     return good / len(tasks)
 
