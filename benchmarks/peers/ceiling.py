@@ -79,7 +79,7 @@ def prompts(shape: Shape, load: Load) -> Cost:
 
     What prompts share is computed once.
     """
-    flops = len(load.prompts) * shape.head_flops
+    flops = float(len(load.prompts) * shape.head_flops)
     flops += sum(len(p) * prefill_flops(shape, len(p)) for p in load.prompts)
     again = len(load.prompts) - 1 if load.shared else 0
     return Cost(shape.weight_bytes, flops - again * load.shared * prefill_flops(shape, load.shared))
@@ -88,7 +88,7 @@ def prompts(shape: Shape, load: Load) -> Cost:
 def answers(shape: Shape, load: Load) -> Cost:
     """The further tokens, as many steps as the longest answer has; what is shared is read once."""
     steps = max(load.outputs) - 1
-    nbytes = steps * (shape.weight_bytes + load.shared * shape.kv_bytes_per_token)
+    nbytes: float = steps * (shape.weight_bytes + load.shared * shape.kv_bytes_per_token)
     flops = 0.0
     for prompt, output in zip(load.prompts, load.outputs, strict=True):
         contexts = range(len(prompt), len(prompt) + output - 1)  # before each further token
