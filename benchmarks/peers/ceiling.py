@@ -8,6 +8,7 @@ against, and a figure may come to lie above it.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def answers(shape: Shape, load: Load) -> Cost:
 
 
 def measured(threads: int, times: int = 3) -> Rates:
-    """Rates of this machine, over 256 MiB; `threads` must be the CPUs this process may use.
+    """Rates of this machine, reads over 1 GiB; `threads` must be the CPUs this process may use.
 
     The best of some times: whatever else runs meanwhile can only lower them.
     """
@@ -109,9 +110,10 @@ def measured(threads: int, times: int = 3) -> Rates:
 
 
 def _measured(threads: int) -> Rates:
-    found = hardware.measure(hardware.MAX_WORKING_SET, ("fp32", "bf16", "int8"))
+    small = hardware.measure(hardware.MAX_WORKING_SET, ("fp32", "bf16", "int8")).peak_flops
     # In a process of its own: PyTorch's threads would stay, and wait in ours.
     command = [sys.executable, "-m", "benchmarks.peers.peak", str(threads)]
-    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-    int8 = max(float(said), found.peak_flops.get("int8", 0.0))
-    return Rates(found.read_bytes_per_s, found.peak_flops | {"int8": int8})
+    said = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    large = said["peak"]
+    both = {name: max(small.get(name, 0.0), large.get(name, 0.0)) for name in small | large}
+    return Rates(said["read"], both)

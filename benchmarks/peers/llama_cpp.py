@@ -72,8 +72,10 @@ class LlamaCpp:
         if all((room.directory / "build" / "bin" / name).is_file() for name in PROGRAMS):
             return
         log = room.directory / "build.log"
-        pip = [str(room.python), "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        environment.command([*pip, "--dest", str(room.directory), SOURCES], log)
+        pip = [str(room.python), "-m", "pip", "download", "--no-deps"]
+        environment.command(
+            [*pip, "--no-binary", "llama-cpp-python", "--dest", str(room.directory), SOURCES], log
+        )
         if not _sources(room).is_dir():
             with tarfile.open(next(room.directory.glob("llama_cpp_python-*.tar.gz"))) as archive:
                 archive.extractall(room.directory, filter="data")

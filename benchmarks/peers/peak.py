@@ -1,37 +1,61 @@
-"""Operations per second of the fastest int8 product PyTorch has: `python -m benchmarks.peers.peak`.
+"""What this machine can do, at the sizes of a model: `python -m benchmarks.peers.peak THREADS`.
 
-That is oneDNN's, of u8 rows with s8 weights; the one that
-`penstock.predict.peaks` takes is in more versions of PyTorch, and slower.
-Prints the rate for the number of threads given.
+`penstock.predict` measures with small arrays, to be quick, and in many
+versions of PyTorch. Here bytes per second are read over 1 GiB, of which no
+cache keeps a part, and products have the size of a layer's: in bf16, and by
+oneDNN's of u8 rows with s8 weights, the fastest in int8 that PyTorch has.
+Prints the rates as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
+from penstock.predict.peaks import read_bandwidth
 
-def int8_peak(threads: int, rows: int = 512, inputs: int = 1024, outputs: int = 3072) -> float:
+ROWS, INPUTS, OUTPUTS = 512, 1024, 3072
+
+
+def bf16_peak() -> float:
+    """Operations per second."""
+    x = torch.ones(ROWS, INPUTS, dtype=torch.bfloat16)
+    weights = torch.ones(OUTPUTS, INPUTS, dtype=torch.bfloat16)
+    return _best(lambda: torch.nn.functional.linear(x, weights))
+
+
+def int8_peak() -> float:
+    """Operations per second."""
+    weights = torch.randint(-127, 128, (OUTPUTS, INPUTS), dtype=torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(weights, [ROWS, INPUTS])
+    x = torch.randint(0, 256, (ROWS, INPUTS), dtype=torch.uint8)
+    scales, zeros = torch.ones(OUTPUTS), torch.zeros(OUTPUTS, dtype=torch.int64)
+    return _best(
+        lambda: torch.ops.onednn.qlinear_pointwise(
+            *(x, 1.0, 128, packed, scales, zeros),
+            *(None, 1.0, 0, torch.float32, "none", [], ""),  # no bias, plain fp32 out
+        )
+    )
+
+
+def _best(product: Callable[[], object]) -> float:
     """The best of a second's products, for the reason that `penstock.predict.peaks` has."""
-    torch.set_num_threads(threads)
-    weights = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(weights, [rows, inputs])
-    x = torch.randint(0, 256, (rows, inputs), dtype=torch.uint8)
-    scales, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
     best = math.inf
     stop = time.perf_counter() + 1.0
     while time.perf_counter() < stop:
         begin = time.perf_counter()
-        torch.ops.onednn.qlinear_pointwise(
-            *(x, 1.0, 128, packed, scales, zeros),
-            *(None, 1.0, 0, torch.float32, "none", [], ""),  # no bias, plain fp32 out
-        )
+        product()
         best = min(best, time.perf_counter() - begin)
-    return 2 * rows * inputs * outputs / best
+    return 2 * ROWS * INPUTS * OUTPUTS / best
 
 
 if __name__ == "__main__":
-    print(int8_peak(int(sys.argv[1])))
+    threads = int(sys.argv[1])
+    torch.set_num_threads(threads)
+    peaks = {"bf16": bf16_peak(), "int8": int8_peak()}
+    print(json.dumps({"read": read_bandwidth(2**30, threads), "peak": peaks}))
