@@ -16,15 +16,15 @@ from penstock.engine.kv import KVLayer, zeros
 GROUP = 128  # inputs of int4 weights that share a scale
 
 
-def balance(weight: Tensor, norm: Tensor) -> Tensor:
-    """By how much to multiply each column of `weight` and to divide its norm's weight; fp32.
+def balance(largest: Tensor, norm: Tensor) -> Tensor:
+    """By how much to multiply each column of a matrix and to divide its norm's weight; fp32.
 
+    `largest` are the largest magnitudes in the columns, `norm` the norm's weights.
     A channel that a norm makes large spoils the scale of whole rows of activations.
     Dividing it there and multiplying it in the matrix changes nothing else, so
     both get an even share of it (SmoothQuant, Xiao et al. 2023, at 1/2; in place of
     activations, which would take data to know, stand the weights of the norm).
     """
-    largest = weight.float().abs().amax(0)
     ratio = norm.float().abs() / largest
     return ratio.sqrt().masked_fill_((largest == 0) | (norm == 0), 1.0)
 
@@ -40,7 +40,7 @@ class QuantizedLinear(PlainLinear):
         weight = plain.weight.float()
         self._balance: Tensor | None = None
         if plain.norm is not None:
-            self._balance = balance(weight, plain.norm.weight)
+            self._balance = balance(weight.abs().amax(0), plain.norm.weight)
             weight = weight * self._balance
             self.norm = RMSNorm(plain.norm.weight.float() / self._balance, plain.norm.eps)
         group = GROUP if bits == 4 else self.inputs

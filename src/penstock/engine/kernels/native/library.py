@@ -59,7 +59,8 @@ _P, _N = c_void_p, c_int64
 _ARGUMENTS = {
     "penstock_threads": [c_int],
     "penstock_sizes": [_P, _P, _P],
-    "penstock_pack": [_P, _P, _N, _P, _P],
+    "penstock_columns": [_P, _N, _N, _N, _P],
+    "penstock_pack": [_P, _P, _N, _P, _P, _P],
     "penstock_unpack": [_P, _P, _N, _P],
     "penstock_linear": [_P, _P, _P, c_float, _P, _P, c_int, _N],
     "penstock_angles": [_P, _N, _P, _N, _P],

@@ -31,8 +31,7 @@ class NativeLinear:
         if plain.norm is not None:
             self._norm, self._eps = plain.norm.weight.float(), plain.norm.eps
             if form != "bf16":
-                self._balance = balance(weight, plain.norm.weight)
-                weight = weight * self._balance
+                self._balance = balance(_columns(weight), plain.norm.weight)
                 self._norm = self._norm / self._balance
         self.outputs, self.inputs, self.parameters = plain.outputs, plain.inputs, plain.parameters
         self._library = library.library()
@@ -58,6 +57,7 @@ class NativeLinear:
             self._address,
             weight.data_ptr(),
             weight.dtype == torch.float32,
+            None if self._balance is None else self._balance.data_ptr(),
             self._data.data_ptr(),
             self._scale.data_ptr(),
         )
@@ -105,3 +105,12 @@ class NativeLinear:
             len(x),
         )
         return out
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """The largest magnitude in each column, without a copy of the matrix."""
+    largest = torch.empty(weight.shape[1], dtype=torch.float32)
+    library.library().penstock_columns(
+        weight.data_ptr(), weight.dtype == torch.float32, *weight.shape, largest.data_ptr()
+    )
+    return largest

@@ -361,6 +361,7 @@ typedef struct {
   const Linear *w;
   const void *from; /* [outputs, inputs], bf16 or fp32 */
   int64_t wide;     /* fp32 */
+  const float *factor; /* [inputs]: what to multiply each column by, or NULL */
   uint8_t *data;
   float *scale;
   _Atomic int64_t next;
@@ -435,6 +436,11 @@ static void pack_output(const Pack *p, int64_t panel, int lane, const float *fro
   }
 }
 
+static void read_row(const void *from, int64_t wide, int64_t row, int64_t n, float *to) {
+  for (int64_t i = 0; i < n; i++)
+    to[i] = wide ? ((const float *)from)[row * n + i] : from_bf16(((const bf16 *)from)[row * n + i]);
+}
+
 static void pack_some(void *arg, int thread) {
   (void)thread;
   Pack *p = arg;
@@ -444,9 +450,8 @@ static void pack_some(void *arg, int thread) {
     for (int lane = 0; lane < PANEL; lane++) {
       int64_t output = output_at(p->w, panel, lane), n = p->w->inputs;
       float *row = scratch(n * sizeof(float));
-      for (int64_t i = 0; output >= 0 && i < n; i++)
-        row[i] = p->wide ? ((const float *)p->from)[output * n + i]
-                         : from_bf16(((const bf16 *)p->from)[output * n + i]);
+      if (output >= 0) read_row(p->from, p->wide, output, n, row);
+      for (int64_t i = 0; p->factor && output >= 0 && i < n; i++) row[i] *= p->factor[i];
       pack_output(p, panel, lane, output < 0 ? NULL : row);
     }
   }
@@ -459,12 +464,26 @@ void penstock_sizes(const Linear *w, int64_t *bytes, int64_t *scales) {
   *scales = groups * panels_of(w) * PANEL;
 }
 
+/* The largest magnitude in each column of [outputs, inputs]. */
+void penstock_columns(const void *from, int64_t wide, int64_t outputs, int64_t inputs, float *to) {
+  float *row = scratch(inputs * sizeof(float));
+  memset(to, 0, inputs * sizeof(float));
+  for (int64_t output = 0; output < outputs; output++) {
+    read_row(from, wide, output, inputs, row);
+    for (int64_t i = 0; i < inputs; i++) {
+      float size = __builtin_fabsf(row[i]);
+      to[i] = size > to[i] ? size : to[i];
+    }
+  }
+}
+
 /* Fill `data` and `scale` of a matrix from [outputs, inputs], fp32 if `wide`, else bf16. */
-void penstock_pack(const Linear *w, const void *from, int64_t wide, uint8_t *data, float *scale) {
+void penstock_pack(const Linear *w, const void *from, int64_t wide, const float *factor,
+                   uint8_t *data, float *scale) {
   /* Whole weights go by in every step: with small pages, looking up where they are costs. */
   uintptr_t first = up((intptr_t)data, 4096), end = (uintptr_t)(data + panels_of(w) * panel_bytes(w));
   if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
-  Pack pack = {w, from, wide, data, scale, 0};
+  Pack pack = {w, from, wide, factor, data, scale, 0};
   team_run(pack_some, &pack);
 }
 
