@@ -6,14 +6,14 @@
    int8 both have 4 for 2, and every slot has a scale for its K and one for its V.
 
    int8: K is unsigned, k + 128, and queries are quantized, so that scores are whole
-   numbers; weights of values are too, 8 bits of the largest in 32 slots.
+   numbers; weights of values are too, 8 bits of the largest in four tiles.
 
    Queries go through in blocks: the heads that share a KV head, of one row or of
    several that attend the same pages. Decodes that share a prefix are such a block
    for its length, and each resumes alone from there: their sums so far are kept
    between, as between any two tiles (online softmax: Milakov & Gimelshein 2018).
-   Slots are taken in pairs of tiles counted from the first, whoever shares a block,
-   so a row's result does not depend on its company. */
+   Tiles are taken four at a time, counted from the first slot, whoever shares a
+   block, so a row's result does not depend on its company. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -22,7 +22,8 @@
 #include "team.h"
 
 #define SLOTS 16
-#define PAIR 32
+#define TILES 4 /* taken together */
+#define STRIDE (TILES * SLOTS)
 #define MOST 8 /* queries of a block */
 #define MOST_DIM 512
 
@@ -197,7 +198,7 @@ void penstock_angles(const int64_t *positions, int64_t rows, const float *freque
 
 typedef struct {
   const int64_t *table;
-  int32_t begin, end; /* slots, begin a multiple of PAIR */
+  int32_t begin, end; /* slots, begin a multiple of STRIDE */
   int32_t rows;       /* at most MOST / group */
   int32_t resumes, pauses; /* whether the sums are taken up from before, or left for later */
   int32_t row[MOST], first[MOST], last[MOST]; /* each sees slots first..last-1 */
@@ -222,17 +223,17 @@ static void close_block(Block *b) {
     first = b->first[i] < first ? b->first[i] : first;
     last = b->last[i] > last ? b->last[i] : last;
   }
-  b->begin = first / PAIR * PAIR;
+  b->begin = first / STRIDE * STRIDE;
   b->end = last;
 }
 
-/* Slots that decode `row` shares from the first on with `leader`, whole pairs of tiles. */
+/* Slots that decode `row` shares from the first on with `leader`, in whole strides. */
 static int64_t shared(const Batch *b, int64_t page_size, int64_t leader, int64_t row) {
   int64_t x = b->contexts[leader], y = b->contexts[row], least = x < y ? x : y;
   int64_t pages = 0, most = least / page_size;
   while (pages < most && b->tables[leader * b->width + pages] == b->tables[row * b->width + pages])
     pages++;
-  return pages * page_size / PAIR * PAIR;
+  return pages * page_size / STRIDE * STRIDE;
 }
 
 /* Write the blocks of a step; the first `*before` must be done before the rest begin.
@@ -322,46 +323,49 @@ INLINE int32_t four_bytes(const void *from) {
   return x;
 }
 
-/* A pair of tiles of one KV head. */
+/* Some tiles of one KV head. */
 typedef struct {
-  const uint8_t *k[2], *v[2], *later[2]; /* `later`: K of the pair that follows */
-  const float *k_scale[2], *v_scale[2];
+  const uint8_t *k[TILES], *v[TILES], *later[TILES]; /* `later`: K of those that follow */
+  const float *k_scale[TILES], *v_scale[TILES];
   int tiles;
-} Pair;
+} Run;
 
-static Pair pair_at(const Pages *p, const Block *b, int64_t kv_head, int32_t slot) {
-  Pair pair = {.tiles = b->end - slot > SLOTS ? 2 : 1};
+static Run run_at(const Pages *p, const Block *b, int64_t kv_head, int32_t slot) {
+  int32_t left = (b->end - slot + SLOTS - 1) / SLOTS;
+  Run run = {.tiles = left < TILES ? left : TILES};
   int64_t values = p->kv_heads * p->pages * p->page_size;
-  for (int t = 0; t < 2; t++) {
-    int64_t k = slot_of(p, kv_head, b->table, slot + (t < pair.tiles ? t : 0) * SLOTS);
-    pair.k[t] = pair.later[t] = tile_at(p, k);
-    pair.v[t] = tile_at(p, k + values);
+  for (int t = 0; t < TILES; t++) {
+    int64_t k = slot_of(p, kv_head, b->table, slot + (t < run.tiles ? t : 0) * SLOTS);
+    run.k[t] = run.later[t] = tile_at(p, k);
+    run.v[t] = tile_at(p, k + values);
     if (p->scale) {
-      pair.k_scale[t] = p->scale + k;
-      pair.v_scale[t] = p->scale + k + values;
+      run.k_scale[t] = p->scale + k;
+      run.v_scale[t] = p->scale + k + values;
     }
-    int32_t next = slot + PAIR + t * SLOTS;
-    if (next < b->end) pair.later[t] = tile_at(p, slot_of(p, kv_head, b->table, next));
+    int32_t next = slot + STRIDE + t * SLOTS;
+    if (next < b->end) run.later[t] = tile_at(p, slot_of(p, kv_head, b->table, next));
   }
-  return pair;
+  return run;
 }
 
-/* Products of `queries` with the keys of a pair. `q` points to bf16, or to bytes. */
-INLINE void score(const int queries, const int bytes, const Pair *pair, int64_t n,
+/* Products of `queries` with the keys of two tiles from `first` on, scaled. `q` points to
+   bf16, or to bytes. */
+INLINE void score(const int queries, const int bytes, const Run *run, const int first, int64_t n,
                   const uint8_t *const *q, const float *q_scale, const int32_t *q_offset,
-                  __m512 scores[][2]) {
+                  __m512 scores[][TILES]) {
+  __m512 sums[MOST][2];
   __m512i whole[MOST][2];
   UNROLL for (int r = 0; r < queries; r++) {
-    scores[r][0] = scores[r][1] = _mm512_setzero_ps();
+    sums[r][0] = sums[r][1] = _mm512_setzero_ps();
     whole[r][0] = whole[r][1] = _mm512_set1_epi32(bytes ? q_offset[r] : 0);
   }
+  const uint8_t *low = run->k[first], *high = run->k[first + 1];
   for (int64_t step = 0; step < n / (bytes ? 4 : 2); step++) {
-    __m512i k0 = _mm512_loadu_si512(pair->k[0] + step * 64);
-    __m512i k1 = _mm512_loadu_si512(pair->k[1] + step * 64);
+    __m512i k0 = _mm512_loadu_si512(low + step * 64), k1 = _mm512_loadu_si512(high + step * 64);
     /* Tiles lie far apart: without this, each begins with a wait for memory. */
-    for (int t = 0; t < 2; t++) {
-      _mm_prefetch(pair->v[t] + step * 64, _MM_HINT_T0);
-      _mm_prefetch(pair->later[t] + step * 64, _MM_HINT_T1);
+    for (int t = first; t < first + 2; t++) {
+      _mm_prefetch(run->v[t] + step * 64, _MM_HINT_T0);
+      _mm_prefetch(run->later[t] + step * 64, _MM_HINT_T1);
     }
     UNROLL for (int r = 0; r < queries; r++) {
       __m512i x = _mm512_set1_epi32(four_bytes(q[r] + step * 4));
@@ -369,30 +373,32 @@ INLINE void score(const int queries, const int bytes, const Pair *pair, int64_t 
         dot_bytes(&whole[r][0], k0, x);
         dot_bytes(&whole[r][1], k1, x);
       } else {
-        scores[r][0] = _mm512_dpbf16_ps(scores[r][0], (__m512bh)k0, (__m512bh)x);
-        scores[r][1] = _mm512_dpbf16_ps(scores[r][1], (__m512bh)k1, (__m512bh)x);
+        sums[r][0] = _mm512_dpbf16_ps(sums[r][0], (__m512bh)k0, (__m512bh)x);
+        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], (__m512bh)k1, (__m512bh)x);
       }
     }
   }
-  if (bytes)
-    for (int t = 0; t < 2; t++) {
-      __m512 scale = _mm512_loadu_ps(pair->k_scale[t]);
-      UNROLL for (int r = 0; r < queries; r++)
-        scores[r][t] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[r][t]),
-                                     _mm512_mul_ps(scale, _mm512_set1_ps(q_scale[r])));
+  const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)n)); /* scores are of base 2 */
+  UNROLL for (int t = 0; t < 2; t++) {
+    __m512 of_k = bytes ? _mm512_mul_ps(scale, _mm512_loadu_ps(run->k_scale[first + t])) : scale;
+    UNROLL for (int r = 0; r < queries; r++) {
+      __m512 x = sums[r][t];
+      if (bytes) x = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[r][t]), _mm512_set1_ps(q_scale[r]));
+      scores[r][first + t] = _mm512_mul_ps(x, of_k);
     }
+  }
 }
 
 /* sums = sums * decay + values weighted by `p`, for 16 * wide numbers from `at` on. */
-INLINE void add_bf16(const int queries, const int wide, const Pair *pair, int64_t n, int64_t at,
-                     bf16 (*p)[PAIR], const float *decay, float *sums) {
+INLINE void add_bf16(const int queries, const int wide, const Run *run, int64_t n, int64_t at,
+                     bf16 (*p)[STRIDE], const float *decay, float *sums) {
   __m512 acc[MOST][4];
   UNROLL for (int r = 0; r < queries; r++)
     UNROLL for (int c = 0; c < wide; c++)
       acc[r][c] = _mm512_mul_ps(_mm512_loadu_ps(sums + r * n + at + c * 16),
                                 _mm512_set1_ps(decay[r]));
-  for (int t = 0; t < pair->tiles; t++) {
-    const uint8_t *from = pair->v[t] + at * 4;
+  for (int t = 0; t < run->tiles; t++) {
+    const uint8_t *from = run->v[t] + at * 4;
     for (int j = 0; j < SLOTS; j += 2, from += 4 * n) {
       __m512bh values[4];
       UNROLL for (int c = 0; c < wide; c++)
@@ -410,13 +416,13 @@ INLINE void add_bf16(const int queries, const int wide, const Pair *pair, int64_
 }
 
 /* The same from bytes: `p` are bytes too, of which `scale` is one. */
-INLINE void add_int8(const int queries, const int wide, const Pair *pair, int64_t n, int64_t at,
-                     uint8_t (*p)[PAIR], const float *scale, const float *decay, float *sums) {
+INLINE void add_int8(const int queries, const int wide, const Run *run, int64_t n, int64_t at,
+                     uint8_t (*p)[STRIDE], const float *scale, const float *decay, float *sums) {
   __m512i acc[MOST][4];
   UNROLL for (int r = 0; r < queries; r++)
     UNROLL for (int c = 0; c < wide; c++) acc[r][c] = _mm512_setzero_si512();
-  for (int t = 0; t < pair->tiles; t++) {
-    const uint8_t *from = pair->v[t] + at * 4;
+  for (int t = 0; t < run->tiles; t++) {
+    const uint8_t *from = run->v[t] + at * 4;
     for (int j = 0; j < SLOTS; j += 4, from += 4 * n) {
       __m512i values[4];
       UNROLL for (int c = 0; c < wide; c++) values[c] = _mm512_loadu_si512(from + c * 64);
@@ -435,17 +441,33 @@ INLINE void add_int8(const int queries, const int wide, const Pair *pair, int64_
     }
 }
 
-/* Weights of values as bytes, their scales taken in; returns what one is. */
-INLINE float weights_as_bytes(const Pair *pair, __m512 low, __m512 high, uint8_t *to) {
-  __m512 w[2] = {_mm512_mul_ps(low, _mm512_loadu_ps(pair->v_scale[0])),
-                 _mm512_mul_ps(high, _mm512_loadu_ps(pair->v_scale[1]))};
-  float largest = _mm512_reduce_max_ps(_mm512_max_ps(w[0], w[1]));
+/* Weights of values as bytes, the values' scales taken in; returns what one is. */
+INLINE float weights_as_bytes(const Run *run, const __m512 *weights, uint8_t *to) {
+  __m512 w[TILES], most = _mm512_setzero_ps();
+  UNROLL for (int t = 0; t < TILES; t++) {
+    w[t] = _mm512_mul_ps(weights[t], _mm512_loadu_ps(run->v_scale[t]));
+    most = _mm512_max_ps(most, w[t]);
+  }
+  float largest = _mm512_reduce_max_ps(most);
   __m512 inverse = _mm512_set1_ps(largest > 0 ? 255.0f / largest : 0.0f);
-  for (int t = 0; t < 2; t++) {
+  UNROLL for (int t = 0; t < TILES; t++) {
     __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(w[t], inverse));
     _mm_storeu_si128((__m128i *)(to + t * SLOTS), _mm512_cvtusepi32_epi8(whole));
   }
   return largest / 255.0f;
+}
+
+/* Put -infinity in place of what the queries do not see of the tiles from `slot` on. */
+INLINE void hide(const int queries, const Block *b, int each, int32_t slot,
+                 __m512 scores[][TILES]) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int r = 0; r < queries; r++)
+    for (int t = 0; t < TILES; t++) {
+      int32_t at = slot + t * SLOTS;
+      __mmask16 seen = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(b->last[r / each] - at)) &
+                       _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(b->first[r / each] - at));
+      scores[r][t] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, scores[r][t]);
+    }
 }
 
 /* `queries` heads of a block, `each` of them of one row, from head `head` on. */
@@ -453,7 +475,6 @@ INLINE void attend_queries(const int queries, const int bytes, const Attend *a, 
                            int64_t kv_head, int64_t head, int each) {
   const Pages *pages = a->pages;
   const int64_t n = pages->head_dim;
-  const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)n));
   const int wide = queries <= 4 ? 4 : 2;
   const uint8_t *q[MOST];
   int8_t whole[MOST][MOST_DIM];
@@ -477,43 +498,45 @@ INLINE void attend_queries(const int queries, const int bytes, const Attend *a, 
     else
       memset(sums + r * n, 0, n * sizeof(float));
   }
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  for (int32_t slot = b->begin; slot < b->end; slot += PAIR) {
-    const Pair pair = pair_at(pages, b, kv_head, slot);
-    __m512 scores[MOST][2];
-    score(queries, bytes, &pair, n, q, q_scale, q_offset, scores);
+  int32_t seen_from = 0, seen_to = INT32_MAX; /* what every one of the queries sees */
+  for (int i = 0; i < b->rows; i++) {
+    seen_from = b->first[i] > seen_from ? b->first[i] : seen_from;
+    seen_to = b->last[i] < seen_to ? b->last[i] : seen_to;
+  }
+  for (int32_t slot = b->begin; slot < b->end; slot += STRIDE) {
+    const Run run = run_at(pages, b, kv_head, slot);
+    __m512 scores[MOST][TILES];
+    score(queries, bytes, &run, 0, n, q, q_scale, q_offset, scores);
+    if (run.tiles > 2)
+      score(queries, bytes, &run, 2, n, q, q_scale, q_offset, scores);
+    else
+      for (int r = 0; r < queries; r++) scores[r][2] = scores[r][3] = _mm512_setzero_ps();
+    if (slot < seen_from || slot + STRIDE > seen_to) hide(queries, b, each, slot, scores);
     float decay[SLOTS], before[SLOTS];
     memcpy(before, most, sizeof most);
     UNROLL for (int r = 0; r < queries; r++) {
-      __m512 *s = scores[r], nothing = _mm512_set1_ps(-INFINITY);
-      for (int t = 0; t < 2; t++) {
-        int32_t at = slot + t * SLOTS;
-        __mmask16 seen = _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(b->last[r / each] - at)) &
-                         _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(b->first[r / each] - at));
-        s[t] = _mm512_mask_mul_ps(nothing, seen, s[t], scale);
-      }
-      float largest = _mm512_reduce_max_ps(_mm512_max_ps(s[0], s[1]));
+      __m512 low = _mm512_max_ps(scores[r][0], scores[r][1]);
+      __m512 high = _mm512_max_ps(scores[r][2], scores[r][3]);
+      float largest = _mm512_reduce_max_ps(_mm512_max_ps(low, high));
       most[r] = largest > most[r] ? largest : most[r];
     }
     _mm512_storeu_ps(decay, exp2_16(_mm512_sub_ps(_mm512_loadu_ps(before), _mm512_loadu_ps(most))));
-    bf16 p[MOST][PAIR];
-    uint8_t p8[MOST][PAIR];
+    bf16 p[MOST][STRIDE];
+    uint8_t p8[MOST][STRIDE];
     float p_scale[MOST];
     UNROLL for (int r = 0; r < queries; r++) {
-      __m512 level = _mm512_set1_ps(most[r]);
-      __m512 low = exp2_16(_mm512_sub_ps(scores[r][0], level));
-      __m512 high = exp2_16(_mm512_sub_ps(scores[r][1], level));
-      total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(_mm512_add_ps(low, high));
-      if (bytes) {
-        p_scale[r] = weights_as_bytes(&pair, low, high, p8[r]);
-      } else {
-        store_bf16(p[r], low, 0xffff);
-        store_bf16(p[r] + SLOTS, high, 0xffff);
+      __m512 sum = _mm512_setzero_ps();
+      UNROLL for (int t = 0; t < TILES; t++) {
+        scores[r][t] = exp2_16(_mm512_sub_ps(scores[r][t], _mm512_set1_ps(most[r])));
+        sum = _mm512_add_ps(sum, scores[r][t]);
+        if (!bytes) store_bf16(p[r] + t * SLOTS, scores[r][t], 0xffff);
       }
+      total[r] = total[r] * decay[r] + _mm512_reduce_add_ps(sum);
+      if (bytes) p_scale[r] = weights_as_bytes(&run, scores[r], p8[r]);
     }
 #define ADD(WIDE) \
-  if (bytes) add_int8(queries, WIDE, &pair, n, at, p8, p_scale, decay, sums); \
-  else add_bf16(queries, WIDE, &pair, n, at, p, decay, sums)
+  if (bytes) add_int8(queries, WIDE, &run, n, at, p8, p_scale, decay, sums); \
+  else add_bf16(queries, WIDE, &run, n, at, p, decay, sums)
     int64_t at = 0;
     for (; at + wide * 16 <= n; at += wide * 16) { ADD(wide); }
     for (; at < n; at += 16) { ADD(1); }
