@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -225,6 +226,8 @@ def main() -> None:
     given = arguments()
     # For us and all that is started here: an engine that takes every core takes these.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
+    # As Ctrl-C: else the engines would go on, or stay paused, without us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     benchmark = Benchmark(given)
     try:
         benchmark.run()

@@ -106,3 +106,4 @@ def answer(load_engine: Callable[[dict[str, Any]], tuple[dict[str, Any], Generat
         made = generate(load)
         seconds = time.perf_counter() - begin
         say({"seconds": seconds, "made": list(made)})
+    os._exit(0)  # an engine's own threads must not outlive whoever asks

@@ -14,6 +14,7 @@ from benchmarks.peers import environment, library
 from benchmarks.peers.base import Load, NotMeasured, Room, Running, Setting
 
 PACKAGES = ("transformers==5.23.0", "accelerate")
+BLOCK = 256  # tokens of a block of its cache, by default
 
 
 def _setting(name: str, workloads: str) -> Setting:
@@ -49,7 +50,13 @@ class Transformers:
     @contextlib.contextmanager
     def start(self, room: Room, model: Path, setting: Setting, load: Load) -> Iterator[Running]:
         """See `Peer`."""
-        arguments = {"model": str(model), "how": setting.name, "threads": room.threads}
+        arguments = {
+            "model": str(model),
+            "how": setting.name,
+            "threads": room.threads,
+            # Left to itself it takes most of the memory for its cache.
+            "blocks": 8 + len(load.prompts) * -(-load.longest // BLOCK),
+        }
         log = room.directory / f"{setting.name}.log"
         with library.running(
             room.python, "benchmarks.peers.transformers", arguments, log
@@ -82,11 +89,16 @@ def _load(arguments: dict[str, Any]) -> tuple[dict[str, Any], library.Generate]:
         return [said.shape[1] - prompts.shape[1]] * len(prompts)
 
     hello = {"version": transformers.__version__, "flags": [arguments["how"], "do_sample=False"]}
-    return hello, plain if arguments["how"] == "generate" else _continuous(model)
+    if arguments["how"] == "generate":
+        return hello, plain
+    return hello, _continuous(model, arguments["blocks"])
 
 
-def _continuous(model: Any) -> library.Generate:
-    manager = model.init_continuous_batching()  # as the model's generation config says: greedy
+def _continuous(model: Any, blocks: int) -> library.Generate:
+    from transformers import ContinuousBatchingConfig
+
+    config = ContinuousBatchingConfig(num_blocks=blocks)
+    manager = model.init_continuous_batching(continuous_batching_config=config)
     manager.start()
 
     def generate(load: Load) -> list[int]:
