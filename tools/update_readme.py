@@ -3,8 +3,8 @@
     python tools/update_readme.py --run runs/README
 
 Writes between the markers `<!-- begin NAME -->` and `<!-- end NAME -->`: the
-terminal report of a run, and tables from `benchmarks/results/*.json`; and the
-run's picture to `docs/images/bench.png`.
+terminal report of a run, and tables from `benchmarks/results/*.json`, some of them
+in `docs/`; and the run's picture to `docs/images/bench.png`.
 """
 
 import json
@@ -97,6 +97,34 @@ def overhead(host: dict[str, Any], scheduler: dict[str, Any]) -> str:
     )
 
 
+def quality(result: dict[str, Any]) -> str:
+    """What each format of weights and KV loses, as it is and with outliers planted."""
+    told = result["as it is"]["conditions"]
+    rows = [
+        "| weights, KV | held-out loss over fp32 | KL to fp32, nats | doctests right "
+        "| with outliers: loss | KL | doctests |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, plain in result["as it is"].items():
+        if name == "conditions":
+            continue
+        cells = [
+            f"{100 * f['loss_over_fp32']:+.2f} % | {f['kl_to_fp32_nats']:.5f} "
+            f"| {100 * f['doctests_right']:.0f} %"
+            for f in (plain, result["with outliers"][name])
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"{told['date']}, {told['model']} model ({told['parameters'] / 1e6:.1f} M parameters), "
+            f"{told['held_out_tokens']:,} held-out tokens, {told['doctests']} doctests, "
+            f"{told['planted']}.",
+        ]
+    )
+
+
 def conditions(told: dict[str, Any]) -> str:
     """The conditions of a benchmark in one line."""
     return (
@@ -110,7 +138,7 @@ def fill(text: str, name: str, content: str) -> str:
     """Replace what stands between the markers of `name`."""
     pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README.md has no markers for {name!r}")
+        raise ValueError(f"there are no markers for {name!r}")
     return pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
 
 
@@ -126,6 +154,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     text = fill(text, "meter", meter(results["meter_truth"], results["meter_ceiling"]))
     text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
     (ROOT / "README.md").write_text(text)
+    kernels = ROOT / "docs/kernels.md"
+    kernels.write_text(fill(kernels.read_text(), "quality", quality(results["format_quality"])))
 
 
 if __name__ == "__main__":
