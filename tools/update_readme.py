@@ -19,6 +19,7 @@ from rich.console import Console
 from penstock.record import run as runs
 from penstock.report import png, terminal
 from readme_meter import meter
+from readme_peers import peers
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,6 +152,7 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     text = fill(text, "report", report(shown))
     text = fill(text, "features", features(results["request_features"]))
     text = fill(text, "batching", batching(results["batching_gain"]))
+    text = fill(text, "peers", peers(results["engine_peers"]))
     text = fill(text, "meter", meter(results["meter_truth"], results["meter_ceiling"]))
     text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
     (ROOT / "README.md").write_text(text)

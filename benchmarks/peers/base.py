@@ -33,7 +33,7 @@ class Setting:
     weight_bits: float
     activations: str
     kv: str
-    kv_bits: int
+    kv_bits: float
     arithmetic: Literal["fp32", "bf16", "int8"]
     flags: tuple[str, ...] = ()
     workloads: str = "ABCDP"

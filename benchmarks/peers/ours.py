@@ -16,6 +16,7 @@ from benchmarks.peers.base import Class, Load, Room, Running, Setting
 from benchmarks.peers.served import free_port, server
 
 WEIGHTS = {"bf16": "plain", "int8": "int8", "int4": "int4"}
+KV = {"bf16": "plain", "int8": "int8", "int4": "plain"}
 MAX_RUNNING = 64
 
 
@@ -30,9 +31,9 @@ def _setting(kind: Class) -> Setting:
         kind=kind,
         weights=weights[0],
         weight_bits=weights[1],
-        activations="bf16" if kind == "bf16" else "u8 by rows in products, else bf16",
-        kv="bf16",
-        kv_bits=16,
+        activations="bf16" if kind == "bf16" else "int8 by rows in products, else bf16",
+        kv="int8 by token and head" if KV[kind] == "int8" else "bf16",
+        kv_bits=8.25 if KV[kind] == "int8" else 16,
         arithmetic="bf16" if kind == "bf16" else "int8",
     )
 
@@ -59,6 +60,7 @@ class Ours:
         """See `Peer`: the KV pool holds all of the load, a page more for each request."""
         options = {
             "weights": WEIGHTS[setting.kind],
+            "kv": KV[setting.kind],
             "dtype": "bf16",
             "threads": room.threads,
             "max_running": MAX_RUNNING,

@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from penstock import models
 from penstock.engine.kv import KVStore
 from penstock.engine.model import loader
 from penstock.engine.model.config import ModelConfig
@@ -89,6 +90,8 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         page_size=options.page_size,
         pages=pages,
         eos_token_ids=list(config.eos_token_ids),
+        # Whoever asks for quality must be able to see that there is none.
+        synthetic=models.is_synthetic(models.path(model)),
     )
 
 

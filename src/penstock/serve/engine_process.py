@@ -157,13 +157,6 @@ def _exit_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from penstock import models
     from penstock.engine.engine import Engine
 
-    def _load(model: str, options: EngineOptions) -> Engine:
-        engine = Engine.load(model, options)
-        # Whoever asks for quality must be able to see that there is none.
-        engine.facts.synthetic = models.is_synthetic(models.path(model))
-        return engine
-
-    main(_load)
+    main(Engine.load)

@@ -8,7 +8,7 @@ from time import monotonic_ns
 
 import msgspec
 
-from penstock import __version__, models
+from penstock import __version__
 from penstock.engine.llm import AsyncLLM
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import SamplingParams
@@ -30,7 +30,6 @@ class EngineTarget:
     def __init__(self, model: str, options: EngineOptions | None = None) -> None:
         self._llm = AsyncLLM(model, options)
         facts = self._llm.facts
-        facts.synthetic = models.is_synthetic(models.path(model))
         self.info = TargetInfo(
             kind="engine",
             name=f"engine:{model}",

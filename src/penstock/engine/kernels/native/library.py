@@ -58,6 +58,7 @@ class Batch(ctypes.Structure):
 _P, _N = c_void_p, c_int64
 _ARGUMENTS = {
     "penstock_threads": [c_int],
+    "penstock_large_pages": [_P, _N],
     "penstock_sizes": [_P, _P, _P],
     "penstock_columns": [_P, _N, _N, _N, _P],
     "penstock_pack": [_P, _P, _N, _P, _P, _P],

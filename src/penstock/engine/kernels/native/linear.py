@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from penstock.engine.kernels.linear import PlainLinear
-from penstock.engine.kernels.native import library
+from penstock.engine.kernels.native import library, memory
 from penstock.engine.kernels.quantized import GROUP, balance
 
 Format = Literal["bf16", "int8", "int4"]
@@ -47,7 +47,7 @@ class NativeLinear:
         self._library.penstock_sizes(
             self._address, ctypes.addressof(sizes), ctypes.addressof(sizes) + 8
         )
-        self._data = torch.empty(sizes[0], dtype=torch.uint8)
+        self._data = memory.take(sizes[0])
         self._scale = torch.empty(sizes[1], dtype=torch.float32)
         self._bias = None if plain.bias is None else plain.bias.float().contiguous()
         self._native.data = self._data.data_ptr()

@@ -22,6 +22,7 @@ enum Output { STORE_BF16, STORE_FP32, ADD_FP32, GATED_BF16 };
 #define PANEL 32
 #define MOST_ROWS 12 /* of a tile: 24 sums and what feeds them fill the registers */
 #define MOST_ROWS_INT4 6
+#define RUN_BYTES (512 << 10)   /* of weights that one thread goes through at once, few rows long */
 #define BLOCK_BYTES (384 << 10) /* of activations, to stay in the second cache */
 
 typedef struct {
@@ -146,7 +147,7 @@ static void prepare_some(void *arg, int thread) {
 typedef struct {
   const Linear *w;
   Rows a;
-  int64_t rows, rows_a_block;
+  int64_t rows, rows_a_block, run; /* `run`: panels that one thread takes at once */
   void *out;
   enum Output output;
   _Atomic int64_t next;
@@ -304,14 +305,17 @@ static void multiply_some(void *arg, int thread) {
   Multiply *m = arg;
   int64_t panels = panels_of(m->w), most = m->w->format == INT4 ? MOST_ROWS_INT4 : MOST_ROWS;
   int64_t blocks = (m->rows + m->rows_a_block - 1) / m->rows_a_block, item;
-  while ((item = take(&m->next, blocks * panels)) >= 0) {
-    int64_t row = item / panels * m->rows_a_block, panel = item % panels;
-    int64_t end = row + m->rows_a_block < m->rows ? row + m->rows_a_block : m->rows;
-    for (int64_t tiles = (end - row + most - 1) / most; tiles > 0; tiles--) {
-      int64_t rows = (end - row) / tiles; /* tiles of nearly one height */
-      tile(m, (int)rows, row, panel);
-      row += rows;
-    }
+  int64_t runs = (panels + m->run - 1) / m->run;
+  while ((item = take(&m->next, blocks * runs)) >= 0) {
+    int64_t first = item % runs * m->run, last = first + m->run < panels ? first + m->run : panels;
+    int64_t begin = item / runs * m->rows_a_block;
+    int64_t end = begin + m->rows_a_block < m->rows ? begin + m->rows_a_block : m->rows;
+    for (int64_t panel = first; panel < last; panel++)
+      for (int64_t row = begin, tiles = (end - row + most - 1) / most; tiles > 0; tiles--) {
+        int64_t rows = (end - row) / tiles; /* tiles of nearly one height */
+        tile(m, (int)rows, row, panel);
+        row += rows;
+      }
   }
 }
 
@@ -351,7 +355,8 @@ void penstock_linear(const float *x, const bf16 *h, const float *norm, float eps
     team_run(prepare_some, &prepare);
   int64_t block = BLOCK_BYTES / prepare.to.stride;
   block = block < MOST_ROWS ? MOST_ROWS : block / MOST_ROWS * MOST_ROWS;
-  Multiply multiply = {w, prepare.to, rows, block, out, output, 0};
+  int64_t run = rows > 4 ? 1 : up(RUN_BYTES, panel_bytes(w)) / panel_bytes(w);
+  Multiply multiply = {w, prepare.to, rows, block, run, out, output, 0};
   team_run(multiply_some, &multiply);
 }
 
@@ -457,6 +462,9 @@ static void pack_some(void *arg, int thread) {
   }
 }
 
+/* Ask for large pages where nothing was written yet. */
+void penstock_large_pages(void *at, int64_t bytes) { madvise(at, bytes, MADV_HUGEPAGE); }
+
 /* Bytes of the panels, and how many scales go with them. */
 void penstock_sizes(const Linear *w, int64_t *bytes, int64_t *scales) {
   *bytes = panels_of(w) * panel_bytes(w);
@@ -480,9 +488,6 @@ void penstock_columns(const void *from, int64_t wide, int64_t outputs, int64_t i
 /* Fill `data` and `scale` of a matrix from [outputs, inputs], fp32 if `wide`, else bf16. */
 void penstock_pack(const Linear *w, const void *from, int64_t wide, const float *factor,
                    uint8_t *data, float *scale) {
-  /* Whole weights go by in every step: with small pages, looking up where they are costs. */
-  uintptr_t first = up((intptr_t)data, 4096), end = (uintptr_t)(data + panels_of(w) * panel_bytes(w));
-  if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
   Pack pack = {w, from, wide, factor, data, scale, 0};
   team_run(pack_some, &pack);
 }
