@@ -187,7 +187,10 @@ class Benchmark:
 
     def _write(self) -> None:
         self.given.out.parent.mkdir(parents=True, exist_ok=True)
-        self.given.out.write_text(json.dumps(self.result, indent=2) + "\n")
+        text = json.dumps(self.result, indent=2) + "\n"
+        # Where things lie on this machine is nobody's business.
+        text = text.replace(str(self.checkpoint), self.given.model)
+        self.given.out.write_text(text.replace(str(self.given.work.resolve()), "WORK"))
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -59,4 +59,4 @@ def _figure(figure: dict[str, Any], factor: float, digits: int) -> str:
 
 
 def _short(version: str) -> str:
-    return version.split("-")[0]
+    return version.split("-", maxsplit=1)[0]

@@ -22,7 +22,9 @@ from benchmarks.peers.vllm import Vllm
 from benchmarks import engine_peers
 from penstock.models.shapes import SHAPES
 
-INT8 = replace(next(one for one in Ours(served=True).settings if one.kind == "int8"), kv_bits=16)  # as the reckoning by hand
+INT8 = replace(
+    next(one for one in Ours(served=True).settings if one.kind == "int8"), kv_bits=16
+)  # as the reckoning by hand
 CONFIG = SHAPES["qwen3-0.6b"].config("bfloat16")
 RATES = Rates(read=47e9, peak={"bf16": 0.85e12, "int8": 1.85e12})
 
