@@ -62,7 +62,7 @@ def test_no_compiler_is_an_error_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(TruthError, match="no C compiler. Install one"), true_server(Timing()):
+    with pytest.raises(TruthError, match="no C compiler: install one"), true_server(Timing()):
         pass
 
 

@@ -183,6 +183,12 @@ def test_any_text_streams_as_the_tokenizers_library_decodes_it(kind, text, place
     assert streamed(tokenizer, ids, places) == tokenizer.decode(ids) == theirs
 
 
+def test_a_space_spelled_as_a_byte_is_one_even_at_the_start():
+    tokenizer = TOKENIZERS["metaspace"]
+    space = tokenizer.token_id("<0x20>")
+    assert tokenizer.decode([space]) == KINDS["metaspace"].decode([space]) == " "
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), places=PLACES)
 def test_any_ids_stream_as_the_tokenizers_library_decodes_them(kind, data, places):

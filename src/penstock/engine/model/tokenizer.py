@@ -45,7 +45,7 @@ class Tokenizer:
             for name, source in (templates or {}).items()
             if name in ("default", "tool_use")
         }
-        self._token_bytes, self._strips_first_space = _byte_rule(inner)
+        self._token_bytes, self._opening_bytes = _byte_rule(inner)
         self._skipped = {
             id_ for id_, token in inner.get_added_tokens_decoder().items() if token.special
         }
@@ -102,7 +102,7 @@ class Tokenizer:
         named in `keep` appear in the text, such as those that mark a tool call.
         """
         kept = {id_: text.encode() for text in keep if (id_ := self.token_id(text)) is not None}
-        return TextStream(self, strip=self._strips_first_space and not continues, kept=kept)
+        return TextStream(self, opens=not continues, kept=kept)
 
     def chat_template(self, *, tools: bool) -> str | None:
         """Source of the chat template, the one for `tools` if they have their own."""
@@ -154,6 +154,11 @@ class Tokenizer:
             found = self._bytes_by_id[token_id] = b"" if token is None else self._token_bytes(token)
         return found
 
+    def opening_bytes(self, token_id: int) -> bytes:
+        """The bytes it adds where a text begins with it: some spell a space that is none there."""
+        token = None if token_id in self._skipped else self.token(token_id)
+        return b"" if token is None else self._opening_bytes(token)
+
     def token(self, token_id: int) -> str | None:
         """A token as the vocabulary spells it; None for an id it lacks."""
         spelled: str | None = self._inner.id_to_token(token_id)
@@ -171,18 +176,15 @@ class Tokenizer:
 class TextStream:
     """The text of one sequence, given out as soon as it is final."""
 
-    def __init__(self, tokenizer: Tokenizer, *, strip: bool, kept: Mapping[int, bytes]) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, opens: bool, kept: Mapping[int, bytes]) -> None:
         self._tokenizer = tokenizer
         self._kept = kept
-        self._strip = strip
+        self._opens = opens  # the next token with any bytes is the text's first
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that `ids` complete; a character still short of bytes is held back."""
-        raw = b"".join(map(self._bytes_of, ids))
-        if self._strip and raw:
-            raw, self._strip = raw.removeprefix(b" "), False
-        return self._utf8.decode(raw)
+        return self._utf8.decode(b"".join(map(self._bytes_of, ids)))
 
     def flush(self) -> str:
         """End the sequence: a character that was never completed comes as U+FFFD."""
@@ -190,21 +192,33 @@ class TextStream:
 
     def _bytes_of(self, token_id: int) -> bytes:
         kept = self._kept.get(token_id)
-        return self._tokenizer.token_bytes(token_id) if kept is None else kept
+        found = self._tokenizer.token_bytes(token_id) if kept is None else kept
+        if self._opens and found:
+            self._opens = False
+            return self._tokenizer.opening_bytes(token_id) if kept is None else found
+        return found
 
 
-def _byte_rule(inner: tokenizers.Tokenizer) -> tuple[Callable[[str], bytes], bool]:
-    """How a token spells bytes, and whether the text's first space is an artefact."""
+_Rule = Callable[[str], bytes]
+
+
+def _byte_rule(inner: tokenizers.Tokenizer) -> tuple[_Rule, _Rule]:
+    """How a token spells bytes: anywhere, and as the first of a text."""
     decoder = json.loads(inner.to_str())["decoder"]
     if decoder is None:  # whole words; text is the words with spaces between
-        return lambda token: b" " + token.encode(), True
+        return lambda token: b" " + token.encode(), str.encode
     steps = {step["type"]: step for step in decoder.get("decoders", [decoder])}
     if "ByteLevel" in steps:
-        return _byte_level, False
+        return _byte_level, _byte_level
     if "Metaspace" in steps:
-        return _sentencepiece, steps["Metaspace"].get("prepend_scheme", "always") != "never"
+        if steps["Metaspace"].get("prepend_scheme", "always") == "never":
+            return _sentencepiece, _sentencepiece
+        # Its own mark is dropped there; a space that is spelled as a byte is one.
+        return _sentencepiece, lambda token: _sentencepiece(token.replace("▁", ""))
     if "ByteFallback" in steps:
-        return _sentencepiece, steps.get("Strip", {}).get("start", 0) > 0
+        if steps.get("Strip", {}).get("start", 0) == 0:
+            return _sentencepiece, _sentencepiece
+        return _sentencepiece, lambda token: _sentencepiece(token).removeprefix(b" ")
     raise ValueError(
         f"tokenizer.json: decoder of type {', '.join(steps)} is not supported: "
         "ByteLevel, ByteFallback (sentencepiece) or Metaspace."
