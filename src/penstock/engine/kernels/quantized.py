@@ -52,7 +52,8 @@ class QuantizedLinear(PlainLinear):
         self._whole = (groups / scale).nan_to_num_(0).round_().clamp_(low, high).to(torch.int8)
         self._bits = bits
         self._dtype = plain.weight.dtype
-        self.weight = torch.empty_like(plain.weight, device="meta")  # its shape alone
+        # Its shape alone: nothing here holds on to the weights themselves.
+        self.weight = self._packed = torch.empty_like(plain.weight, device="meta")
 
     @property
     def nbytes(self) -> int:
@@ -66,9 +67,6 @@ class QuantizedLinear(PlainLinear):
         """As `Linear.rows`."""
         rows: Tensor = (self._whole[which] * self._scale[which]).flatten(1)[:, : self.inputs]
         return (rows if self._balance is None else rows / self._balance).to(self._dtype)
-
-    def pack(self, *, keep_rows: bool = False) -> None:
-        """Nothing to do: packed as it was made."""
 
     def _product(self, h: Tensor) -> Tensor:
         wide = h.float()

@@ -1,8 +1,8 @@
 """Memory for weights: large pages, many matrices to a piece.
 
-All weights go by in every step, and with pages of 4 KiB the processor spends a
-third of that time on finding out where they are. A page of 2 MiB has to lie in
-one piece of memory, and most matrices are not much larger than that.
+All weights go by in every step, and with pages of 4 KiB the processor spends much
+of that time on finding out where they are. A page of 2 MiB has to lie in one
+piece of memory, and most matrices are not much larger than that.
 """
 
 from __future__ import annotations

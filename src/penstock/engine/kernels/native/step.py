@@ -37,10 +37,11 @@ class NativeStep:
         self._spans = np.array(
             [[s.start, s.end, s.context, s.table.data_ptr()] for s in batch.prefills], np.int64
         )
+        self._tables = batch.decode_tables.contiguous()  # its rows follow one another
         self._native = library.Batch(
             decodes=batch.decodes,
-            tables=batch.decode_tables.data_ptr(),
-            width=batch.decode_tables.shape[1],
+            tables=self._tables.data_ptr(),
+            width=self._tables.shape[1],
             contexts=batch.decode_contexts.data_ptr(),
             spans=len(batch.prefills),
             span=self._spans.ctypes.data,
