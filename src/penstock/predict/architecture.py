@@ -33,7 +33,6 @@ BYTES = {
 }
 _FOUR_BITS = frozenset({"fp4", "mxfp4", "int4"})
 _ACTIVATION_BYTES = 2  # activations travel between devices in 16 bits
-_STATE_BYTES = 4  # the recurrent state of linear attention is kept in fp32
 # What a hub's name may end in that changes no size.
 _SUFFIX = re.compile(
     r"-(instruct|chat|it|base|hf|thinking|tput|preview|dynamic|kv|quantized|turbo|versatile|instant"
@@ -100,14 +99,13 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
         """Bytes kept of one sequence of so many tokens, on each of `tp` devices that share it.
 
         Windows are respected; K and V of heads that cannot be cut further,
-        and MLA's, are kept by several. Raises `ValueError` for an unknown
-        precision.
+        and MLA's, are kept by several. The state of linear attention is
+        among them, in fp32. Raises `ValueError` for an unknown precision.
         """
         width = width_of(precision, "kv")
-        return self._states(tp) + width * sum(
-            layer.count * layer.attention.kept(context) / layer.attention.shards(tp)
+        return sum(
+            layer.count * layer.attention.kept(context, width) / layer.attention.shards(tp)
             for layer in self.layers
-            if not isinstance(layer.attention, Linear)
         )
 
     def kv_read_bytes(self, context: float, precision: str, tp: int = 1) -> float:
@@ -116,18 +114,17 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
         Less than is kept only where attention is sparse (`Mla.top`).
         """
         width = width_of(precision, "kv")
-        return self._states(tp) + width * sum(
-            layer.count * layer.attention.read(context) / layer.attention.shards(tp)
+        return sum(
+            layer.count * layer.attention.read(context, width) / layer.attention.shards(tp)
             for layer in self.layers
-            if not isinstance(layer.attention, Linear)
         )
 
     def kv_bytes_per_token(self, precision: str, tp: int = 1) -> float:
         """Bytes that one more token adds to a long context, on each of `tp` devices."""
-        return width_of(precision, "kv") * sum(
-            layer.count * layer.attention.grows() / layer.attention.shards(tp)
+        width = width_of(precision, "kv")
+        return sum(
+            layer.count * layer.attention.grown(width) / layer.attention.shards(tp)
             for layer in self.layers
-            if not isinstance(layer.attention, Linear)
         )
 
     def matmul_flops(self, tokens: float, logits: float) -> float:
@@ -145,16 +142,16 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
         is reckoned in the absorbed form of decoding, or with `expanded` in
         that of prefill, where keys and values of each head are unpacked.
         """
-        return sum(pairs * per for per in self._per_pair(expanded))
+        return pairs * sum(
+            layer.count * layer.attention.flops_per_pair(expanded) for layer in self.layers
+        )
 
     def attended_flops(self, context: float, *, expanded: bool = False) -> float:
         """Operations of attention of one token after so many, windows and choice respected."""
-        total = 0.0
-        for layer, per in zip(self.layers, self._per_pair(expanded), strict=True):
-            kind = layer.attention
-            most = kind.window if isinstance(kind, Gqa) else getattr(kind, "top", None)
-            total += per * (context if most is None else min(context, most))
-        return total
+        return sum(
+            layer.count * layer.attention.seen(context) * layer.attention.flops_per_pair(expanded)
+            for layer in self.layers
+        )
 
     def allreduce_bytes(self, tokens: float) -> float:
         """Bytes of the activations that one step sums over the devices of a tensor-parallel group.
@@ -187,21 +184,6 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
         plain = max(width, 2.0)
         attention = plain if precision in _FOUR_BITS and self.is_moe else width
         return plain * (tables + self._norms) + attention * self._attention + width * ffn
-
-    def _states(self, tp: int) -> float:
-        return _STATE_BYTES * sum(
-            layer.count * layer.attention.state / layer.attention.shards(tp)
-            for layer in self.layers
-            if isinstance(layer.attention, Linear)
-        )
-
-    def _per_pair(self, expanded: bool) -> list[float]:
-        return [
-            0.0
-            if isinstance(layer.attention, Linear)
-            else layer.count * layer.attention.flops_per_pair(expanded)
-            for layer in self.layers
-        ]
 
 
 def width_of(precision: str, field: str) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 from penstock.predict.layers import Dense, Gqa, Layers, Linear, Mla, Moe
 
 # Families whose fields mean what is read here. Another may use the same names otherwise.
-FAMILIES = frozenset(
-    "llama mistral qwen2 qwen3 mixtral qwen2_moe qwen3_moe qwen3_next qwen3_5_moe_text "
-    "deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 glm4_moe glm_moe_dsa gpt_oss minimax_m2".split()
+FAMILIES = (
+    *("llama", "mistral", "mixtral", "gpt_oss", "minimax_m2"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_moe_text"),
+    *("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe", "glm_moe_dsa"),
 )
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
@@ -32,7 +33,7 @@ def layers(config: Mapping[str, Any]) -> tuple[Layers, ...]:
     if family not in FAMILIES:
         raise ValueError(
             f"model_type={family!r} is no family known here; known are "
-            f"{', '.join(sorted(FAMILIES))}. If its layers are built like one of these, "
+            f"{', '.join(FAMILIES)}. If its layers are built like one of these, "
             "say so in a copy of its config.json."
         )
     depth = size(config, "num_hidden_layers")

@@ -1,12 +1,41 @@
-"""The kinds of attention and feed-forward that models are built of, and what each moves and computes.
+"""The kinds of attention and feed-forward that models are built of, and what each holds and does.
 
 Plain arithmetic over sizes; no tensor and no clock. Biases and norms within
-heads (under 0.1 % of any model here) are not counted.
+heads (under 0.1 % of any model here) are not counted. Every attention says
+of one layer, one sequence and `width` bytes a value of KV:
+
+- `parameters(hidden)`: weights of its projections;
+- `kept(context, width)`: bytes kept of a sequence of so many tokens;
+- `read(context, width)`: bytes that one more token of it reads;
+- `grown(width)`: bytes that one more token adds to a long sequence;
+- `shards(tp)`: into how many parts so many devices can cut what is kept;
+- `seen(context)`: tokens of its context that a token attends to;
+- `flops_per_pair(expanded)`: operations for each of these.
+
+Every feed-forward says its `parameters(hidden)`, and how many of them a step
+over so many tokens reads: `touched(hidden, tokens)`.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
+
+_STATE_BYTES = 4  # the state of linear attention is kept in fp32
+
+
+class Attention(Protocol):
+    """What every kind of attention says; see the module."""
+
+    # ruff: noqa: D102 -- the module's docstring is the contract of all these.
+    def parameters(self, hidden: int) -> int: ...
+    def kept(self, context: float, width: float) -> float: ...
+    def read(self, context: float, width: float) -> float: ...
+    def grown(self, width: float) -> float: ...
+    def shards(self, tp: int) -> int: ...
+    def seen(self, context: float) -> float: ...
+    def flops_per_pair(self, expanded: bool) -> float: ...
 
 
 class Gqa(msgspec.Struct, frozen=True):
@@ -23,39 +52,33 @@ class Gqa(msgspec.Struct, frozen=True):
     gated: bool = False
 
     def parameters(self, hidden: int) -> int:
-        """Weights of one layer's projections."""
-        wide = 2 + self.gated
-        return hidden * self.head_dim * (wide * self.heads + 2 * self.kv_heads)
+        return hidden * self.head_dim * ((2 + self.gated) * self.heads + 2 * self.kv_heads)
 
-    def kept(self, context: float) -> float:
-        """Values of K and V kept of a sequence of so many tokens."""
-        return 2 * self.kv_heads * self.head_dim * self._seen(context)
+    def kept(self, context: float, width: float) -> float:
+        return 2 * self.kv_heads * self.head_dim * self.seen(context) * width
 
-    def read(self, context: float) -> float:
-        """Values of K and V that one more token reads."""
-        return self.kept(context)
+    def read(self, context: float, width: float) -> float:
+        return self.kept(context, width)
 
-    def grows(self) -> float:
-        """Values of K and V that one more token adds to a long context."""
-        return 0.0 if self.window else 2 * self.kv_heads * self.head_dim
+    def grown(self, width: float) -> float:
+        return 0.0 if self.window else 2 * self.kv_heads * self.head_dim * width
 
     def shards(self, tp: int) -> int:
-        """Into how many parts `tp` devices can cut K and V: heads are never cut."""
-        return min(tp, self.kv_heads)
+        return min(tp, self.kv_heads)  # heads are not cut; beyond that devices hold copies
+
+    def seen(self, context: float) -> float:
+        return context if self.window is None else min(context, self.window)
 
     def flops_per_pair(self, expanded: bool) -> float:
         return 4 * self.heads * self.head_dim
-
-    def _seen(self, context: float) -> float:
-        return context if self.window is None else min(context, self.window)
 
 
 class Mla(msgspec.Struct, frozen=True):
     """Multi-head latent attention (DeepSeek-V2, 2024): one compressed K and V for all heads.
 
     Kept are `kv_rank` + `rope_dim` values a token, the same on every device.
-    With `top` (sparse attention of DeepSeek-V3.2) a token reads that many of
-    them at most, chosen by an index of `index_dim` bytes a token, which is
+    With `top` (the sparse attention of DeepSeek-V3.2) a token attends to that
+    many at most, chosen by an index of `index_dim` values a token, which is
     read whole.
     """
 
@@ -73,32 +96,39 @@ class Mla(msgspec.Struct, frozen=True):
         wide = self.heads * (self.nope_dim + self.rope_dim)
         queries = hidden * wide if self.q_rank is None else self.q_rank * (hidden + wide)
         keys = hidden * (self.kv_rank + self.rope_dim)
-        keys += self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
+        unpacked = self.kv_rank * self.heads * (self.nope_dim + self.value_dim)
         index = self.index_dim * ((self.q_rank or hidden) * self.index_heads + hidden)
-        return queries + keys + self.heads * self.value_dim * hidden + index
+        return queries + keys + unpacked + self.heads * self.value_dim * hidden + index
 
-    def kept(self, context: float) -> float:
-        return (self.kv_rank + self.rope_dim + self.index_dim) * context
+    def kept(self, context: float, width: float) -> float:
+        return (self.kv_rank + self.rope_dim + self.index_dim) * context * width
 
-    def read(self, context: float) -> float:
-        seen = context if self.top is None else min(context, self.top)
-        return (self.kv_rank + self.rope_dim) * seen + self.index_dim * context
+    def read(self, context: float, width: float) -> float:
+        attended = (self.kv_rank + self.rope_dim) * self.seen(context)
+        return (attended + self.index_dim * context) * width
 
-    def grows(self) -> float:
-        return self.kv_rank + self.rope_dim + self.index_dim
+    def grown(self, width: float) -> float:
+        return self.kept(1, width)
 
     def shards(self, tp: int) -> int:
         return 1
 
+    def seen(self, context: float) -> float:
+        return context if self.top is None else min(context, self.top)
+
     def flops_per_pair(self, expanded: bool) -> float:
-        # Absorbed, a pair costs the compressed sizes; expanded (prefill), the heads' own.
+        # Absorbed (decoding), a pair costs the compressed sizes; expanded (prefill), the heads'.
         if expanded:
             return 2 * self.heads * (self.nope_dim + self.rope_dim + self.value_dim)
         return 2 * self.heads * (2 * self.kv_rank + self.rope_dim)
 
 
 class Linear(msgspec.Struct, frozen=True):
-    """Linear attention with a state of fixed size (gated delta rule, Yang et al. 2024)."""
+    """Linear attention with a state of fixed size (gated delta rule, Yang et al. 2024).
+
+    The state is read whole for every token, whatever the context; no token
+    is seen by itself.
+    """
 
     key_heads: int
     value_heads: int
@@ -107,16 +137,26 @@ class Linear(msgspec.Struct, frozen=True):
 
     def parameters(self, hidden: int) -> int:
         keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
-        # Queries, keys, values, the gate as wide as they, two scalars a head, and the output.
-        return hidden * (2 * keys + 3 * values + 2 * self.value_heads)
+        # Queries, keys, values and their gate, two scalars a head, and the output.
+        return hidden * (2 * keys + 2 * values + 2 * self.value_heads + values)
 
-    @property
-    def state(self) -> int:
-        """Values of one sequence's state."""
-        return self.value_heads * self.key_dim * self.value_dim
+    def kept(self, context: float, width: float) -> float:
+        return self.value_heads * self.key_dim * self.value_dim * _STATE_BYTES
+
+    def read(self, context: float, width: float) -> float:
+        return self.kept(context, width)
+
+    def grown(self, width: float) -> float:
+        return 0.0
 
     def shards(self, tp: int) -> int:
         return min(tp, self.key_heads)
+
+    def seen(self, context: float) -> float:
+        return 0.0
+
+    def flops_per_pair(self, expanded: bool) -> float:
+        return 0.0
 
 
 class Dense(msgspec.Struct, frozen=True):
@@ -128,7 +168,7 @@ class Dense(msgspec.Struct, frozen=True):
         return 3 * hidden * self.width
 
     def touched(self, hidden: int, tokens: float) -> float:
-        return 3 * hidden * self.width
+        return self.parameters(hidden)
 
 
 class Moe(msgspec.Struct, frozen=True):
@@ -140,17 +180,13 @@ class Moe(msgspec.Struct, frozen=True):
     shared: int = 0
 
     def parameters(self, hidden: int) -> int:
-        return 3 * hidden * (self.experts * self.width + self.shared) + hidden * self.experts
+        return hidden * (3 * (self.experts * self.width + self.shared) + self.experts)
 
     def touched(self, hidden: int, tokens: float) -> float:
-        """Weights that a step over so many tokens reads, in expectation.
-
-        Each token leaves an expert alone with probability (E - k) / E where
-        routing is uniform, the case that touches most.
-        """
-        idle = (1 - self.active / self.experts) ** tokens
-        experts = self.experts * (1 - idle)
-        return 3 * hidden * (experts * self.width + self.shared) + hidden * self.experts
+        # Each token leaves an expert alone with probability (E - k) / E where routing
+        # is uniform, which is the case that touches most.
+        busy = self.experts * (1 - (1 - self.active / self.experts) ** tokens)
+        return hidden * (3 * (busy * self.width + self.shared) + self.experts)
 
 
 class Layers(msgspec.Struct, frozen=True):

@@ -87,7 +87,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         if weights not in _ARITHMETIC:
             raise ValueError(
-                f"weights={weights!r} is no format known here; take one of {', '.join(_ARITHMETIC)}."
+                f"weights={weights!r} is no format known here; take {', '.join(_ARITHMETIC)}."
             )
         return next((name for name in _ARITHMETIC[weights] if name in self.flops), None)
 
