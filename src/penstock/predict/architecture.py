@@ -38,10 +38,18 @@ _SUFFIX = re.compile(
     r"-(instruct|chat|it|base|hf|thinking|tput|preview|dynamic|kv|quantized|turbo|versatile|instant"
     r"|awq|gptq|bf16|fp16|fp8|fp4|nvfp4|mxfp4|int4|int8|w4a16|w8a8|v[0-9.]+|[0-9]{4}|[0-9]{6,8})$"
 )
+# What a hub's name says of the weights' format.
+_FORMAT_WORDS = {
+    **{word: word for word in ("bf16", "fp8", "fp4", "mxfp4", "int4", "int8")},
+    **{"nvfp4": "fp4", "awq": "int4", "gptq": "int4", "w4a16": "int4", "w8a8": "int8"},
+}
 
 
 class Architecture(msgspec.Struct, frozen=True, dict=True):
-    """A decoder's sizes; `positions` is its longest context in tokens."""
+    """A decoder's sizes; `positions` is its longest context in tokens.
+
+    `weights` is the format that its weights are published in.
+    """
 
     name: str
     hidden: int
@@ -49,6 +57,7 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
     tied: bool
     layers: tuple[Layers, ...]
     positions: int
+    weights: str = "bf16"
 
     @cached_property
     def depth(self) -> int:
@@ -209,7 +218,9 @@ def architecture(name: str) -> Architecture:
             f"model {name!r} is unknown{f'; did you mean {near[0]!r}?' if near else '.'} "
             f"Known are {', '.join(sorted(shapes()))}; or give the folder of its config.json."
         )
-    return from_config(shapes()[wanted], wanted)
+    found = from_config(shapes()[wanted], wanted)
+    named = (_FORMAT_WORDS.get(word) for word in re.split(r"[-_/]", name.lower()))
+    return msgspec.structs.replace(found, weights=next(filter(None, named), found.weights))
 
 
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:
@@ -222,6 +233,7 @@ def from_config(config: Mapping[str, Any], name: str) -> Architecture:
         tied=bool(config.get("tie_word_embeddings")),
         layers=hf.layers(config),
         positions=hf.size(config, "max_position_embeddings"),
+        weights=hf.weight_format(config),
     )
 
 

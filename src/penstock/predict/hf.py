@@ -14,6 +14,20 @@ FAMILIES = (
     *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_moe_text"),
     *("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe", "glm_moe_dsa"),
 )
+# Method and bits (None: any) of a quantization_config, and the format that is.
+_FORMATS = {
+    ("fp8", None): "fp8",
+    ("fbgemm_fp8", None): "fp8",
+    ("float-quantized", 8): "fp8",
+    ("int-quantized", 8): "int8",
+    ("int-quantized", 4): "int4",
+    ("float-quantized", 4): "fp4",
+    ("nvfp4", None): "fp4",
+    ("mxfp4", None): "mxfp4",
+    ("awq", None): "int4",
+    ("gptq", 4): "int4",
+    ("gptq", 8): "int8",
+}
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
@@ -39,6 +53,29 @@ def layers(config: Mapping[str, Any]) -> tuple[Layers, ...]:
     depth = size(config, "num_hidden_layers")
     alike = Counter((_attention(config, i), _ffn(config, i)) for i in range(depth))
     return tuple(Layers(count, attention, ffn) for (attention, ffn), count in alike.items())
+
+
+def weight_format(config: Mapping[str, Any]) -> str:
+    """The format that the weights are published in, as `quantization_config` tells it.
+
+    Raises `ValueError` naming a method that is not known here.
+    """
+    said = config.get("quantization_config")
+    if not said:
+        return "bf16"
+    method, bits = str(said.get("quant_method")), said.get("bits")
+    if method == "modelopt":
+        method = str(said.get("quant_algo")).lower()
+    elif method == "compressed-tensors":
+        weights = next(iter(said["config_groups"].values()))["weights"]
+        method, bits = f"{weights['type']}-quantized", weights["num_bits"]
+    found = _FORMATS.get((method, bits)) or _FORMATS.get((method, None))
+    if found is None:
+        raise ValueError(
+            f"quantization_config: method {method!r} with {bits} bits is not known here; "
+            "take the config.json of the original weights, and name the format with --weights."
+        )
+    return found
 
 
 def size(config: Mapping[str, Any], field: str, default: int | None = None) -> int:

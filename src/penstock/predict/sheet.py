@@ -192,3 +192,27 @@ def _meant(field: str) -> str:
     near = difflib.get_close_matches(field, Device.__struct_fields__[1:], 1, 0.4)
     known = ", ".join(Device.__struct_fields__[1:])
     return f"{f'; did you mean {near[0]}?' if near else ':'} Fields are {known}."
+
+
+def to_toml(device: Device) -> str:
+    """A sheet as TOML that `read` takes, to keep or to change."""
+    fields: dict[str, Any] = msgspec.to_builtins(device)
+    lines = [f"[{_value(fields.pop('name'))}]"]
+    for field, value in fields.items():
+        if not value:
+            continue  # nobody published it
+        if isinstance(value, tuple):
+            rows = "".join(f"    {_value(each)},\n" for each in value)
+            lines.append(f"{field} = [\n{rows}]")
+        else:
+            lines.append(f"{field} = {_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"  # 8e+10 rather than 80000000000.0
+    # Texts and numbers are written in TOML as they are in JSON.
+    return msgspec.json.encode(value).decode()

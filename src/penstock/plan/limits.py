@@ -1,0 +1,243 @@
+"""What one replica can do at most, and what it usually does: by phase and batch, and what binds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from penstock.predict.architecture import BYTES
+from penstock.predict.ceilings import (
+    Ceiling,
+    batches,
+    decode_load,
+    filled,
+    mean_context,
+    prefill_load,
+    served_load,
+)
+from penstock.predict.deployment import MEMORY_SHARE, RESERVE_BYTES, Deployment
+from penstock.predict.physical import PhysicalStepTime
+from penstock.predict.steptime import StepLoad
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of `batch` sequences: the ceiling, and what default efficiencies give.
+
+    `tokens_per_s` counts all sequences (of a prefill, prompt tokens), and
+    `user_tokens_per_s` one of them. `binds` is what the step waits for at the
+    ceiling, `usually_binds` what takes most of it in practice, which may be
+    overhead. `parts_s` are the seconds of each in practice, as they would be
+    if nothing overlapped.
+    """
+
+    batch: int
+    seconds: float
+    tokens_per_s: float
+    user_tokens_per_s: float
+    binds: str
+    usually_s: float
+    usually_tokens_per_s: float
+    usually_user_tokens_per_s: float
+    usually_binds: str
+    parts_s: dict[str, float]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica is allowed by its hardware, for requests of `prompt` and `output` tokens.
+
+    Bytes are of the whole replica unless said; rates are tokens/s of it.
+    `kv_tokens` is how many tokens the KV pool holds, `largest_batch` how many
+    sequences of the mean context that are. `crossover` is the fewest decoding
+    sequences at which memory no longer binds (None: it always does), and
+    `prefill_crossover` the same in prompt tokens of a step. `decode` has
+    sequences that only decode, `served` those whose prompts are computed too.
+    """
+
+    model: str
+    parameters: int
+    active_parameters: int
+    device: str
+    devices: int
+    weights: str
+    kv: str
+    prompt: int
+    output: int
+    weight_bytes: float
+    device_weight_bytes: float
+    memory_bytes: float
+    read_bytes_per_s: float
+    kv_bytes_per_token: float
+    kv_bytes_per_sequence: float
+    kv_tokens: float
+    largest_batch: int
+    crossover: int | None
+    prefill_crossover: int | None
+    prefill: Step
+    decode: tuple[Step, ...]
+    served: tuple[Step, ...]
+    notes: tuple[str, ...]
+
+
+def limits(
+    deployment: Deployment,
+    prompt: int,
+    output: int,
+    at: Iterable[int] = (),
+    *,
+    share: float = MEMORY_SHARE,
+    reserve: float = RESERVE_BYTES,
+) -> Limits:
+    """The limits of one replica, at these batches (1, 2, 4 ... to the largest if none are given).
+
+    `share` of each device's memory may be used, `reserve` bytes of that for
+    neither weights nor KV. Raises `ValueError` where the model does not fit,
+    a request is longer than its context, or no request's KV fits beside it.
+    """
+    model = deployment.model
+    check_lengths(deployment, prompt, output)
+    most = largest_batch(deployment, prompt, output, share, reserve)
+    wanted = sorted(set(at)) or list(batches(most))
+    if beyond := [batch for batch in wanted if batch > most]:
+        raise ValueError(
+            f"batch={beyond[0]} of {mean_context(prompt, output):,.0f} tokens each does not fit: "
+            f"the KV pool holds {most:,}. Lower it, shorten the requests, or take a smaller "
+            "format, more devices or more memory."
+        )
+    ceiling = Ceiling(deployment)
+    usual = PhysicalStepTime(filled(deployment)[0])
+    context = mean_context(prompt, output)
+    loads = {batch: decode_load(batch, context) for batch in wanted}
+    served = {batch: served_load(batch, prompt, output) for batch in wanted}
+    return Limits(
+        model=model.name,
+        parameters=model.parameters,
+        active_parameters=model.active_parameters,
+        device=deployment.device.title,
+        devices=deployment.devices,
+        weights=deployment.weights,
+        kv=deployment.kv,
+        prompt=prompt,
+        output=output,
+        weight_bytes=model.weight_bytes(deployment.weights),
+        device_weight_bytes=deployment.device_weight_bytes,
+        memory_bytes=deployment.device.memory_bytes * deployment.devices,
+        read_bytes_per_s=deployment.device.read_bytes_per_s * deployment.devices,
+        kv_bytes_per_token=model.kv_bytes_per_token(deployment.kv),
+        kv_bytes_per_sequence=model.kv_bytes(context, deployment.kv),
+        kv_tokens=deployment.kv_tokens(context, share, reserve),
+        largest_batch=most,
+        crossover=ceiling.crossover(context),
+        prefill_crossover=ceiling.prefill_crossover(),
+        prefill=_step(ceiling, usual, 1, prefill_load(1, prompt), prompt),
+        decode=tuple(_step(ceiling, usual, b, load, 1) for b, load in loads.items()),
+        served=tuple(_step(ceiling, usual, b, load, 1) for b, load in served.items()),
+        notes=ceiling.gaps,
+    )
+
+
+def check_lengths(deployment: Deployment, prompt: int, output: int) -> None:
+    """Raise `ValueError` for lengths below 1, or beyond the model's context."""
+    for name, value in (("prompt", prompt), ("output", output)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1 token.")
+    most = deployment.model.positions
+    if prompt + output > most:
+        raise ValueError(
+            f"prompt={prompt} and output={output} need {prompt + output:,} tokens; "
+            f"{deployment.model.name} holds {most:,}. Shorten one of them."
+        )
+
+
+def largest_batch(
+    deployment: Deployment,
+    prompt: int,
+    output: int,
+    share: float = MEMORY_SHARE,
+    reserve: float = RESERVE_BYTES,
+) -> int:
+    """Sequences that the KV pool holds at once, each with the mean context of its life.
+
+    Raises `ValueError`, naming what would fit, where the weights do not, or
+    not even one sequence does beside them.
+    """
+    context = mean_context(prompt, output)
+    try:
+        tokens = deployment.kv_tokens(context, share, reserve)
+    except ValueError as error:
+        raise ValueError(f"{error} {_what_fits(deployment, share, reserve)}") from None
+    if tokens < prompt + output:
+        raise ValueError(
+            f"the KV pool holds {tokens:,.0f} tokens beside the weights of "
+            f"{deployment.model.name}, and one request of prompt={prompt} and output={output} "
+            f"needs {prompt + output:,}. Shorten it, or take a smaller format, more devices or "
+            "more memory."
+        )
+    return int(tokens / context)
+
+
+def usual_parts(step: PhysicalStepTime, load: StepLoad) -> dict[str, float]:
+    """Seconds of each part of a step in practice, as they would be if nothing overlapped."""
+    work, costs = step.work(load), step.costs
+    attended = work.decode_attention + work.attention
+    return {
+        "weights": (work.read + work.experts_read) * costs.read,
+        "KV": work.kv * costs.kv,
+        "compute": (
+            work.compute * costs.compute
+            + work.experts_compute * costs.experts_compute
+            + attended * costs.attention
+        ),
+        "link": work.link * costs.link + work.collectives * costs.collective,
+        "overhead": (
+            work.layers * costs.layer
+            + work.sequences * costs.sequence
+            + work.logits * costs.logits
+            + costs.step
+        ),
+    }
+
+
+def _step(
+    ceiling: Ceiling, usual: PhysicalStepTime, batch: int, load: StepLoad, tokens: int
+) -> Step:
+    """A step that yields so many tokens for each of `batch` sequences."""
+    least, most, parts = ceiling.seconds(load), usual.seconds(load), usual_parts(usual, load)
+    return Step(
+        batch=batch,
+        seconds=least,
+        tokens_per_s=batch * tokens / least,
+        user_tokens_per_s=tokens / least,
+        binds=ceiling.binds(load),
+        usually_s=most,
+        usually_tokens_per_s=batch * tokens / most,
+        usually_user_tokens_per_s=tokens / most,
+        usually_binds=max(parts, key=lambda name: parts[name]),
+        parts_s=parts,
+    )
+
+
+def _what_fits(deployment: Deployment, share: float, reserve: float) -> str:
+    """Formats and numbers of devices, of those in use, that would hold the weights."""
+    fits = []
+    for tp in (2, 4, 8):
+        if tp > deployment.tp and _holds(
+            msgspec.structs.replace(deployment, tp=tp), share, reserve
+        ):
+            fits.append(f"--tp {tp}")
+            break
+    for weights in ("fp8", "fp4"):
+        smaller = BYTES[weights] < BYTES[deployment.weights]
+        other = msgspec.structs.replace(deployment, weights=weights)
+        if smaller and _holds(other, share, reserve):
+            fits.append(f"--weights {weights}")
+            break
+    return f"It would fit with {' or '.join(fits)}." if fits else "Nothing smaller fits either."
+
+
+def _holds(deployment: Deployment, share: float, reserve: float) -> bool:
+    try:
+        deployment.check_fits(share, reserve)
+    except ValueError:
+        return False
+    return True
