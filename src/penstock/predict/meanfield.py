@@ -1,0 +1,216 @@
+"""Where a closed loop settles, by arithmetic: no queue is simulated, only means are balanced.
+
+So many requests are always under way, each of one prompt and one output length, as a
+benchmark at a fixed concurrency sends them. A microsecond of arithmetic stands in for a
+simulation that walks every step; `simulate` does that where arrivals, lengths or sharing matter.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from penstock.predict.steptime import StepLoad, StepTime
+
+Order = Literal["mixed", "prompts first"]
+
+
+class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a closed loop gives in the mean.
+
+    `running` of the requests are in the engine, the others wait for a seat
+    or for pages. `binds` says what the steps, or the requests, wait for.
+    """
+
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    running: float
+    binds: str
+
+
+def operating_point(
+    step: StepTime,
+    *,
+    prompt: float,
+    output: float,
+    concurrency: float,
+    max_step_tokens: int = 8192,
+    max_running: int = 256,
+    kv_tokens: float | None = None,
+    groups: int = 1,
+    order: Order = "mixed",
+) -> OperatingPoint:
+    """An aggregated replica with continuous batching and chunked prefill.
+
+    `kv_tokens` is the replica's pool (None: never short). `groups` are the
+    deployment's `dp`; `max_step_tokens` and `max_running` hold for each.
+    `order` says whether chunks ride along with decodes ("mixed": vLLM,
+    TensorRT-LLM, our engine) or whether decodes pause until all prompts are
+    computed ("prompts first": SGLang's default). Raises `ValueError` where
+    not even one request fits.
+    """
+    _check(prompt, output, concurrency)
+    running, short = _seats(prompt, output, concurrency, max_running * groups, kv_tokens)
+    solve = _mixed if order == "mixed" else _prompts_first
+    ttft, tpot = solve(
+        step,
+        prompt=prompt,
+        output=output,
+        running=running / groups,
+        budget=max_step_tokens,
+        groups=groups,
+    )
+    cycle = ttft + tpot * (output - 1)
+    # Those without a seat wait for one: Little's law over the seats.
+    ttft += (concurrency - running) / running * cycle
+    ttft += step.request_s
+    throughput = concurrency * output / (ttft + tpot * (output - 1))
+    return OperatingPoint(
+        ttft_s=ttft,
+        tpot_s=tpot,
+        output_tokens_per_s=throughput,
+        running=running,
+        binds=short or "steps",
+    )
+
+
+def _check(prompt: float, output: float, concurrency: float) -> None:
+    for name, value in (("prompt", prompt), ("output", output), ("concurrency", concurrency)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
+
+
+def _seats(
+    prompt: float, output: float, concurrency: float, max_running: int, kv_tokens: float | None
+) -> tuple[float, str | None]:
+    """How many requests run at once, and what keeps the others out."""
+    running: float = min(concurrency, max_running)
+    short = "seats" if running < concurrency else None
+    if kv_tokens is not None:
+        # Sequences end at different times, so in the mean each holds half its output.
+        room = kv_tokens / (prompt + output / 2)
+        if kv_tokens < prompt + output:
+            raise ValueError(
+                f"a prompt of {prompt:,.0f} and {output:,.0f} tokens of output need "
+                f"{prompt + output:,.0f} tokens of KV, the pool holds {kv_tokens:,.0f}: "
+                "take more devices, a smaller KV format or shorter requests."
+            )
+        if room < running:
+            running, short = max(room, 1.0), "KV capacity"
+    return running, short
+
+
+def _mixed(
+    step: StepTime, *, prompt: float, output: float, running: float, budget: int, groups: int
+) -> tuple[float, float]:
+    """Chunks ride along with decodes: TTFT and TPOT of those with a seat."""
+    chunk = min(prompt, max(budget - running, 1.0))
+    own = prompt / chunk  # steps that compute one prompt
+    decodes = output - 1
+    chunks = running * own  # steps with a chunk, of the steps in which everyone is served once
+    steps = max(chunks, decodes + own)
+    decoding = running * decodes / steps
+    # Of the steps in which a request decodes, so many bring a chunk of somebody else's.
+    met = min(1.0, (chunks - own) / (steps - own)) if steps > own else 0.0
+    any_group = 1 - (1 - met) ** groups
+    load = _load(prompt, output, decoding * groups)
+    alone, beside = step.seconds(load), step.seconds(_with(load, chunk * groups, prompt))
+    tpot = (1 - any_group) * alone + any_group * beside
+    # Prompts queue for the chunk budget: in the mean field of deterministic service,
+    # rho / (2 (1 - rho)) of one prompt's time, and never more than half of everyone's.
+    queued = max(steps - decodes - own, 0.0)
+    if met < 1:
+        queued = max(queued, min(met / (2 * (1 - met)), (running - 1) / 2) * own)
+    ttft = tpot / 2 + (own + queued) * beside
+    return ttft, tpot
+
+
+def _prompts_first(
+    step: StepTime, *, prompt: float, output: float, running: float, budget: int, groups: int
+) -> tuple[float, float]:
+    """Decodes pause while prompts are computed.
+
+    With one output length all that start together end together, so the whole
+    loop falls into step: everyone's prompts, then everyone's decodes. Batches of prompts
+    finish one after the other, and the early ones wait for the last.
+    """
+    batches = max(1.0, running * prompt / budget)
+    tokens = min(running * prompt, budget)
+    batch = step.seconds(_with(StepLoad(), tokens * groups, prompt))
+    first = (batches + 1) / 2 * batch
+    decoding = step.seconds(_load(prompt, output, running * groups))
+    waited = (batches * batch - first) / max(output - 1, 1)
+    return first, decoding + waited
+
+
+def _load(prompt: float, output: float, decodes: float) -> StepLoad:
+    """A step of decodes alone, each in the middle of its output."""
+    context = prompt + output / 2
+    return StepLoad(0, 0, decodes, decodes * context, decodes)
+
+
+def _with(load: StepLoad, tokens: float, prompt: float) -> StepLoad:
+    """The same step with so many tokens of prompts, each of which sees half of its prompt."""
+    ends = tokens / prompt
+    return StepLoad(
+        tokens, tokens * prompt / 2, load.decodes, load.decode_context, load.logits + ends
+    )
+
+
+def split_point(
+    prefill: StepTime,
+    decode: StepTime,
+    *,
+    prefills: int,
+    decodes: int,
+    prompt: float,
+    output: float,
+    concurrency: float,
+    max_step_tokens: int = 8192,
+    max_running: int = 256,
+    kv_tokens: float | None = None,
+    transfer_s: float = 0.0,
+) -> OperatingPoint:
+    """`prefills` replicas that compute prompts and `decodes` that go on from there.
+
+    `transfer_s` is what handing one prompt's K and V over takes;
+    `max_running` and `kv_tokens` are those of one decode replica. Prompts
+    queue for the prefill replicas as for deterministic service with random
+    arrivals, t (1 + rho / (2 (1 - rho))) (Pollaczek-Khinchine). Raises
+    `ValueError` as `operating_point`.
+    """
+    _check(prompt, output, concurrency)
+    most, short = _seats(prompt, output, concurrency / decodes, max_running, kv_tokens)
+    chunk = min(prompt, max_step_tokens)
+    served = prompt / chunk * prefill.seconds(_with(StepLoad(), chunk, prompt))
+
+    def settle(running: float) -> tuple[float, float, float]:
+        """TTFT, TPOT and requests/s with so many decoding on each replica."""
+        tpot = decode.seconds(_load(prompt, output, running))
+        rate = decodes * running / (max(output - 1, 1) * tpot)
+        busy = min(rate * served / prefills, 1 - 1e-9)
+        return served * (1 + busy / (2 * (1 - busy))) + transfer_s, tpot, rate
+
+    def under_way(running: float) -> float:
+        ttft, _, rate = settle(running)
+        return decodes * running + rate * ttft
+
+    low, high = 0.0, most
+    for _ in range(60):  # more requests under way with every one more that decodes
+        middle = (low + high) / 2
+        low, high = (low, middle) if under_way(middle) > concurrency else (middle, high)
+    running = max(high, 1e-9)
+    ttft, tpot, rate = settle(running)
+    # Whoever finds no seat waits before its prompt is computed.
+    ttft = max(ttft, concurrency / rate - tpot * (output - 1)) + prefill.request_s
+    busy = rate * served / prefills
+    binds = short if short and running > 0.99 * most else "prefill" if busy > 0.9 else "decode"
+    return OperatingPoint(
+        ttft_s=ttft,
+        tpot_s=tpot,
+        output_tokens_per_s=concurrency * output / (ttft + tpot * (output - 1)),
+        running=running * decodes,
+        binds=binds,
+    )
