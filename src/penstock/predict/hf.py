@@ -10,7 +10,7 @@ from penstock.predict.layers import Dense, Gqa, Layers, Linear, Mla, Moe
 
 # Families whose fields mean what is read here. Another may use the same names otherwise.
 FAMILIES = (
-    *("llama", "mistral", "mixtral", "gpt_oss", "minimax_m2"),
+    *("llama", "llama4_text", "mistral", "mixtral", "gpt_oss", "minimax_m2"),
     *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_moe_text"),
     *("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe", "glm_moe_dsa"),
 )
@@ -28,6 +28,9 @@ _FORMATS = {
     ("gptq", 4): "int4",
     ("gptq", 8): "int8",
 }
+# The field that tells how far a token sees. Llama 4 cuts the text in chunks: a token sees its
+# own chunk, so as far as that at most.
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
@@ -121,7 +124,7 @@ def _attention(config: Mapping[str, Any], index: int) -> Gqa | Mla | Linear:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=size(config, "head_dim", size(config, "hidden_size") // heads),
-        window=size(config, "sliding_window") if kind == "sliding_attention" else None,
+        window=size(config, _WINDOWS[kind]) if kind in _WINDOWS else None,
         gated=bool(config.get("attn_output_gate")),
     )
 
@@ -133,6 +136,8 @@ def _kind(config: Mapping[str, Any], index: int) -> str:
     if every := config.get("full_attention_interval"):
         return "full_attention" if (index + 1) % every == 0 else "linear_attention"
     family = config["model_type"]
+    if family == "llama4_text":
+        return "full_attention" if (index + 1) % 4 == 0 else "chunked_attention"
     # Mistral's window holds in every layer, gpt-oss's in every other; Qwen's config
     # names one that its models do not use.
     windowed = (family == "gpt_oss" and index % 2 == 0) or family in ("mistral", "mixtral")
@@ -144,6 +149,9 @@ def _ffn(config: Mapping[str, Any], index: int) -> Dense | Moe:
     dense_first = config.get("first_k_dense_replace") or 0
     if experts is None or index < dense_first or index in (config.get("mlp_only_layers") or ()):
         return Dense(size(config, "intermediate_size"))
+    llama4 = config["model_type"] == "llama4_text"
+    if llama4 and (index + 1) % size(config, "interleave_moe_layer_step", 1):
+        return Dense(size(config, "intermediate_size_mlp"))
     # Where experts have no width of their own, all feed-forwards are experts.
     width = size(config, "moe_intermediate_size", config.get("intermediate_size"))
     shared = config.get("shared_expert_intermediate_size")
@@ -151,5 +159,5 @@ def _ffn(config: Mapping[str, Any], index: int) -> Dense | Moe:
         experts=experts,
         active=size(config, "num_experts_per_tok"),
         width=width,
-        shared=shared or (config.get("n_shared_experts") or 0) * width,
+        shared=shared or (1 if llama4 else config.get("n_shared_experts") or 0) * width,
     )
