@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from penstock.workload.pieces import Piece, Pieces
 from penstock.workload.plan import Ask
 from penstock.workload.prompts import Content, CutPrompts, Prompts
+from penstock.workload.sketch import Sketches
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -35,7 +37,7 @@ class Maker:
         self.seed = seed
         self.context = context
         self.n = n
-        self._pieces = Pieces(prompts) if isinstance(prompts, CutPrompts) else None
+        self._join = _joiner(prompts)
 
     def rng(self, index: int) -> np.random.Generator:
         """The dice of one ask, beside those that cut its text."""
@@ -43,12 +45,18 @@ class Maker:
 
     def join(self, pieces: list[Piece]) -> str:
         """The prompt of these pieces; raises `ValueError` where prompts are given whole."""
-        if self._pieces is None:
+        if self._join is None:
             raise ValueError(
                 f"{self.prompts.description}: cannot share or go on, since they are not cut "
                 "from a text; give --prompts a text, or leave it out"
             )
-        return self._pieces.join(pieces)
+        return self._join(pieces)
+
+
+def _joiner(prompts: Prompts) -> Callable[[list[Piece]], str] | None:
+    if isinstance(prompts, Sketches):
+        return prompts.join
+    return Pieces(prompts).join if isinstance(prompts, CutPrompts) else None
 
 
 class Shape(Protocol):

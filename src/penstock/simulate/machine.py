@@ -1,0 +1,72 @@
+"""From a group of replicas as a file describes it to what the simulator runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.predict.physical import PhysicalStepTime
+from penstock.predict.stepfile import Named, read
+from penstock.predict.steptime import MeasuredStepTime, StepTime
+from penstock.simulate.fleet import Group
+from penstock.simulate.replica import Machine
+from penstock.simulate.speculation import Speculating
+
+
+def machine(group: Group, step: StepTime | None = None) -> Machine:
+    """The machine that the group's replicas are; `step` goes before what the group says.
+
+    Raises `ValueError` for names that nobody knows, for a model that does not fit,
+    and where step time or KV are left open.
+    """
+    found, kv_tokens = _found(group) if step is None else (step, None)
+    if (kv_tokens := group.kv_tokens or kv_tokens) is None:
+        raise ValueError(
+            "how much KV a replica holds is not known; give its kv_tokens (a server's log says "
+            "it: vLLM's number of KV blocks times their tokens)"
+        )
+    if group.speculation is not None:
+        found = Speculating(found, group.speculation)
+    pages = max(1, int(kv_tokens // group.page_tokens))
+    return Machine(found, group.scheduling(), pages, group.page_tokens)
+
+
+def kv_bytes_per_token(group: Group) -> float:
+    """Bytes of KV that a token's transfer takes; raises `ValueError` where nobody can say."""
+    if group.kv_bytes_per_token is not None:
+        return group.kv_bytes_per_token
+    named = _named(group)
+    if named is None:
+        raise ValueError(
+            "how many bytes a token's KV takes over the link is not known; give the prefill "
+            "replicas' kv_bytes_per_token, or a model"
+        )
+    deployment = named.deployment()
+    return deployment.model.kv_bytes_per_token(deployment.kv)
+
+
+def _found(group: Group) -> tuple[StepTime, float | None]:
+    """The step time, and the KV pool's tokens where they follow from what is known."""
+    if group.costs is not None:
+        return MeasuredStepTime(group.costs), None
+    if group.steptime is not None:
+        file = read(Path(group.steptime))
+        if file.pages is not None and file.page_size is not None:
+            return file.steptime(), file.pages * file.page_size
+        named = file.deployment
+        tokens = named.deployment().kv_tokens(share=group.memory_share) if named else None
+        return file.steptime(), tokens
+    named = _named(group)
+    if named is None:
+        raise ValueError(
+            "how long a step takes is not known; give a group of replicas model and device, a "
+            "steptime file (penstock calibrate writes one), or costs"
+        )
+    deployment = named.deployment()
+    return PhysicalStepTime(deployment), deployment.kv_tokens(share=group.memory_share)
+
+
+def _named(group: Group) -> Named | None:
+    if group.model is None or group.device is None:
+        return None
+    fields = ("model", "device", "weights", "kv", "tp", "pp", "ep", "dp")
+    return Named(**{field: getattr(group, field) for field in fields})
