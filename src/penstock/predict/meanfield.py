@@ -7,13 +7,17 @@ simulation that walks every step; `simulate` does that where arrivals, lengths o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from penstock.predict.steptime import StepLoad, StepTime
 
 Order = Literal["mixed", "prompts first"]
+# Requests of equal lengths that started together stay near each other: who ends finds others
+# being computed, then shares its step with one more. Twice two prompts, as was seen at
+# concurrencies from 8 to 128 alike (docs/step_time.md).
+TOGETHER = 2
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,7 @@ def operating_point(
     kv_tokens: float | None = None,
     groups: int = 1,
     order: Order = "mixed",
+    rounds: float | None = None,
 ) -> OperatingPoint:
     """An aggregated replica with continuous batching and chunked prefill.
 
@@ -48,29 +53,26 @@ def operating_point(
     deployment's `dp`; `max_step_tokens` and `max_running` hold for each.
     `order` says whether chunks ride along with decodes ("mixed": vLLM,
     TensorRT-LLM, our engine) or whether decodes pause until all prompts are
-    computed ("prompts first": SGLang's default). Raises `ValueError` where
-    not even one request fits.
+    computed ("prompts first": SGLang's default). With `rounds` all requests
+    have the same lengths, start together, and each client sends so many one
+    after the other, as benchmarks do: they stay in step, and the first wave
+    counts. Without, lengths vary and the start is long past. Raises
+    `ValueError` where not even one request fits.
     """
     _check(prompt, output, concurrency)
     running, short = _seats(prompt, output, concurrency, max_running * groups, kv_tokens)
-    solve = _mixed if order == "mixed" else _prompts_first
-    ttft, tpot = solve(
-        step,
-        prompt=prompt,
-        output=output,
-        running=running / groups,
-        budget=max_step_tokens,
-        groups=groups,
-    )
+    loop = _Loop(step, prompt, output, running / groups, max_step_tokens, groups)
+    if rounds and order == "prompts first":
+        ttft, tpot = _in_waves(loop)
+    else:
+        ttft, tpot = _mixed(loop, rounds)
     cycle = ttft + tpot * (output - 1)
     # Those without a seat wait for one: Little's law over the seats.
-    ttft += (concurrency - running) / running * cycle
-    ttft += step.request_s
-    throughput = concurrency * output / (ttft + tpot * (output - 1))
+    ttft += (concurrency - running) / running * cycle + step.request_s
     return OperatingPoint(
         ttft_s=ttft,
         tpot_s=tpot,
-        output_tokens_per_s=throughput,
+        output_tokens_per_s=concurrency * output / (ttft + tpot * (output - 1)),
         running=running,
         binds=short or "steps",
     )
@@ -102,10 +104,20 @@ def _seats(
     return running, short
 
 
-def _mixed(
-    step: StepTime, *, prompt: float, output: float, running: float, budget: int, groups: int
-) -> tuple[float, float]:
+class _Loop(NamedTuple):
+    """A closed loop on one of several equal groups."""
+
+    step: StepTime
+    prompt: float
+    output: float
+    running: float
+    budget: int
+    groups: int
+
+
+def _mixed(loop: _Loop, rounds: float | None) -> tuple[float, float]:
     """Chunks ride along with decodes: TTFT and TPOT of those with a seat."""
+    step, prompt, output, running, budget, groups = loop
     chunk = min(prompt, max(budget - running, 1.0))
     own = prompt / chunk  # steps that compute one prompt
     decodes = output - 1
@@ -118,24 +130,24 @@ def _mixed(
     load = _load(prompt, output, decoding * groups)
     alone, beside = step.seconds(load), step.seconds(_with(load, chunk * groups, prompt))
     tpot = (1 - any_group) * alone + any_group * beside
-    # Prompts queue for the chunk budget: in the mean field of deterministic service,
-    # rho / (2 (1 - rho)) of one prompt's time, and never more than half of everyone's.
-    queued = max(steps - decodes - own, 0.0)
-    if met < 1:
-        queued = max(queued, min(met / (2 * (1 - met)), (running - 1) / 2) * own)
-    ttft = tpot / 2 + (own + queued) * beside
-    return ttft, tpot
+    everyone = (running + 1) / 2  # prompts until one's own is done, if all start at once
+    if rounds:
+        prompts = min(2 * TOGETHER, everyone) * (1 - 1 / rounds) + everyone / rounds
+    else:
+        # Deterministic service, random arrivals: 1 + rho / (2 (1 - rho)), Pollaczek-Khinchine.
+        prompts = min(1 + met / (2 * (1 - met)), everyone) if met < 1 else everyone
+    prompts = max(prompts, 1 + (steps - decodes - own) / own)  # where chunks fill every step
+    return tpot / 2 + prompts * own * beside, tpot
 
 
-def _prompts_first(
-    step: StepTime, *, prompt: float, output: float, running: float, budget: int, groups: int
-) -> tuple[float, float]:
-    """Decodes pause while prompts are computed.
+def _in_waves(loop: _Loop) -> tuple[float, float]:
+    """Decodes pause while prompts are computed, and all requests have the same lengths.
 
-    With one output length all that start together end together, so the whole
-    loop falls into step: everyone's prompts, then everyone's decodes. Batches of prompts
-    finish one after the other, and the early ones wait for the last.
+    All that start together end together, so the whole loop is in step:
+    everyone's prompts, then everyone's decodes. Batches of prompts finish one
+    after the other, and the early ones wait for the last.
     """
+    step, prompt, output, running, budget, groups = loop
     batches = max(1.0, running * prompt / budget)
     tokens = min(running * prompt, budget)
     batch = step.seconds(_with(StepLoad(), tokens * groups, prompt))

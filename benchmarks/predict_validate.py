@@ -1,0 +1,309 @@
+"""Predictions without calibration, held against measured serving points.
+
+python -m benchmarks.predict_validate --measured serving_measured_h100_b200.csv [--json] [--out F]
+
+Each row of the file is a closed loop: model, format, lengths, concurrency, parallelism, and the
+mean TTFT and TPOT that were measured. Nothing is fitted here. What guided the choices behind
+the defaults (which habits each server has, which efficiencies kernels reach) may have been
+looked at in the rows of GUIDES only; everything else is held out, and `held_out` reports it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from scipy import stats
+
+from penstock.predict.architecture import architecture
+from penstock.predict.deployment import Deployment
+from penstock.predict.meanfield import OperatingPoint, Order, operating_point, split_point
+from penstock.predict.physical import PhysicalStepTime
+from penstock.predict.sheet import device
+
+# Rows that may guide choices: by model and system, about a fifth of the file.
+GUIDES = {
+    ("meta-llama/Llama-3.1-8B-Instruct", "h100_sxm"),
+    ("Qwen/Qwen3-32B", "h100_sxm"),
+}
+# What the file does not record, by the servers' documented defaults of those days: whether
+# prompts are computed before decodes go on, and how many tokens a step may take.
+ORDERS: dict[str, Order] = {"sglang": "prompts first", "vllm": "mixed", "trtllm": "mixed"}
+STEP_TOKENS = 8192
+SEATS = {"sglang": 2048, "vllm": 1024, "trtllm": 2048}
+ROUNDS = 10  # requests that benchmarks usually send for each of the concurrent ones
+NODE = 8  # devices of the nodes that were measured
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One row, in seconds and counts. `dp` are groups with attention of their own."""
+
+    model: str
+    system: str
+    backend: str
+    weights: str
+    mode: str
+    prompt: int
+    output: int
+    concurrency: float
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+    split: tuple[int, int, int, int]  # prefill workers and their tp, decode workers and theirs
+    ttft_s: float
+    tpot_s: float
+
+    @property
+    def devices(self) -> int:
+        """Devices of the whole deployment."""
+        if self.mode == "disagg":
+            return self.split[0] * self.split[1] + self.split[2] * self.split[3]
+        return self.tp * self.pp * self.dp
+
+
+def read(path: Path) -> list[Measured]:
+    """The rows that hold a measured point. Raises `ValueError` for another format."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [_row(row) for row in rows if row["tpot_ms"] and row["isl"] and row["osl"]]
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no column {error}: give a file of the format of "
+            "serving_measured_h100_b200.csv."
+        ) from None
+
+
+def _row(row: dict[str, str]) -> Measured:
+    def number(name: str) -> int:
+        return int(float(row[name] or 0)) or 1
+
+    tp, dp, ep = number("tp_size"), number("attention_dp_size"), number("moe_ep_size")
+    if dp > 1 and tp * dp > NODE:
+        # Both columns count the same devices there: 64 groups on the 8 of one node.
+        devices = round((tp * dp) ** 0.5)
+        tp, dp, ep = 1, devices, devices
+    each = float(row["batch_size"] or 0) * dp * number("pp_size")
+    split = ("prefill_num_workers", "prefill_tp_size", "decode_num_workers", "decode_tp_size")
+    return Measured(
+        model=row["model_path"],
+        system=row["system"],
+        backend=row["backend"],
+        weights=_weights(row),
+        mode=row["mode"],
+        prompt=number("isl"),
+        output=number("osl"),
+        concurrency=float(row["concurrency"] or each),
+        tp=tp,
+        pp=number("pp_size"),
+        dp=dp,
+        ep=min(ep, tp * dp),
+        split=tuple(number(name) for name in split),  # type: ignore[arg-type]
+        ttft_s=float(row["ttft_ms"] or 0) / 1e3,
+        tpot_s=float(row["tpot_ms"]) / 1e3,
+    )
+
+
+def _weights(row: dict[str, str]) -> str:
+    if row["precision"]:
+        return row["precision"]
+    return "fp8" if row["model_path"].lower().endswith("fp8") else "bf16"
+
+
+@cache
+def _step(row: tuple[str, str, str, str, int, int, int, int]) -> PhysicalStepTime:
+    model, system, weights, kv, tp, pp, ep, dp = row
+    return PhysicalStepTime(
+        Deployment(architecture(model), device(system), weights, kv, tp=tp, pp=pp, ep=ep, dp=dp)
+    )
+
+
+def predict(row: Measured) -> OperatingPoint:
+    """What is predicted for one row, from the sheet and the defaults alone."""
+    kv = "bf16"
+    if row.mode == "disagg":
+        prefill_workers, prefill_tp, decode_workers, decode_tp = row.split
+        return split_point(
+            _step((row.model, row.system, row.weights, kv, prefill_tp, 1, 1, 1)),
+            _step((row.model, row.system, row.weights, kv, decode_tp, 1, 1, 1)),
+            prefills=prefill_workers,
+            decodes=decode_workers,
+            prompt=row.prompt,
+            output=row.output,
+            concurrency=row.concurrency,
+        )
+    step = _step((row.model, row.system, row.weights, kv, row.tp, row.pp, row.ep, row.dp))
+    return operating_point(
+        step,
+        prompt=row.prompt,
+        output=row.output,
+        concurrency=row.concurrency,
+        max_step_tokens=STEP_TOKENS,
+        max_running=SEATS[row.backend],
+        kv_tokens=step.deployment.kv_tokens(row.prompt + row.output / 2),
+        groups=row.dp,
+        order=ORDERS[row.backend],
+        rounds=ROUNDS,
+    )
+
+
+def is_dense(row: Measured) -> bool:
+    return not architecture(row.model).is_moe
+
+
+def is_plain(row: Measured) -> bool:
+    return row.mode == "agg" and is_dense(row)
+
+
+def guides(row: Measured) -> bool:
+    return (row.model, row.system) in GUIDES
+
+
+def trivial(row: Measured) -> float:
+    """The estimate to beat: throughput by concurrency per device and by lengths alone."""
+    share = row.output / (row.output + 0.05 * row.prompt)
+    return row.concurrency / row.devices * share
+
+
+def throughput(row: Measured, ttft_s: float, tpot_s: float) -> float:
+    """Output tokens/s of one device, in a closed loop."""
+    return row.concurrency * row.output / (ttft_s + tpot_s * (row.output - 1)) / row.devices
+
+
+Pair = tuple[Measured, OperatingPoint]
+
+
+def accuracy(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Errors and ranking over some rows."""
+    if not pairs:
+        return {"rows": 0}
+    tpot = [found.tpot_s / row.tpot_s - 1 for row, found in pairs]
+    ttft = [found.ttft_s / row.ttft_s - 1 for row, found in pairs if row.ttft_s]
+    scored = [
+        (row, throughput(row, row.ttft_s, row.tpot_s), throughput(row, f.ttft_s, f.tpot_s))
+        for row, f in pairs
+    ]
+    ranked = ranking(scored)
+    plain = ranking([(row, true, trivial(row)) for row, true, _ in scored])
+    return {
+        "rows": len(pairs),
+        "tpot_median_abs_error": _median(abs(e) for e in tpot),
+        "tpot_median_error": _median(tpot),
+        "ttft_median_abs_error": _median(abs(e) for e in ttft),
+        "ttft_median_error": _median(ttft),
+        **ranked,
+        "trivial": plain,
+    }
+
+
+def ranking(scored: Iterable[tuple[Measured, float, float]]) -> dict[str, Any]:
+    """Choices among configurations with model, lengths and concurrency fixed, by tokens/s a device.
+
+    `regret`: how far the chosen one lies under the best, of what was measured.
+    Several rows of one configuration count as their median. Rank correlation
+    (Spearman's) of choices among three or more.
+    """
+    choices: dict[Any, dict[Any, list[tuple[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row, measured, predicted in scored:
+        choice = (row.model, row.mode, row.prompt, row.output, row.concurrency)
+        setup = (row.system, row.backend, row.weights, row.tp, row.pp, row.dp, row.ep, row.split)
+        choices[choice][setup].append((measured, predicted))
+    regrets, correlations = [], []
+    for setups in choices.values():
+        true = [statistics.median([t for t, _ in found]) for found in setups.values()]
+        guess = [statistics.median([g for _, g in found]) for found in setups.values()]
+        if len(true) < 2:
+            continue
+        regrets.append(1 - true[guess.index(max(guess))] / max(true))
+        if len(true) > 2 and len(set(guess)) > 1 and len(set(true)) > 1:
+            correlations.append(float(stats.spearmanr(true, guess).statistic))
+    return {
+        "choices": len(regrets),
+        "spearman_median": _median(correlations),
+        "regret_median": _median(regrets),
+    }
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return round(statistics.median(found), 4) if found else None
+
+
+def validate(path: Path) -> dict[str, Any]:
+    """Everything that is printed for one file."""
+    pairs: list[Pair] = []
+    refused: dict[str, int] = defaultdict(int)
+    for row in read(path):
+        try:
+            pairs.append((row, predict(row)))
+        except ValueError as error:
+            refused[f"{row.model} on {row.system}: {error}"[:160]] += 1
+
+    def part(of: Callable[[Measured], Any]) -> dict[str, Any]:
+        groups: dict[str, list[Pair]] = defaultdict(list)
+        for pair in pairs:
+            groups[str(of(pair[0]))].append(pair)
+        return {name: accuracy(found) for name, found in sorted(groups.items())}
+
+    def some(keep: Callable[[Measured], bool]) -> dict[str, Any]:
+        return accuracy([pair for pair in pairs if keep(pair[0])])
+
+    return {
+        "overall": some(is_plain),
+        "held_out": some(lambda row: is_plain(row) and not guides(row)),
+        "guides": some(lambda row: is_plain(row) and guides(row)),
+        "guides_share": round(sum(guides(row) for row, _ in pairs) / max(len(pairs), 1), 3),
+        "moe": some(lambda row: row.mode == "agg" and not is_dense(row)),
+        "split": some(lambda row: row.mode == "disagg"),
+        "by_model": part(lambda row: f"{row.model} {row.mode}"),
+        "by_system": part(lambda row: f"{row.system} {row.mode}"),
+        "by_mode": part(lambda row: row.mode),
+        "by_backend": part(lambda row: f"{row.backend} {row.mode}"),
+        "unpredicted": dict(refused),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--measured", type=Path, required=True)
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--out", type=Path, help="write the JSON here as well")
+    given = parser.parse_args()
+    result = validate(given.measured)
+    text = json.dumps(result, indent=1)
+    if given.out:
+        given.out.write_text(text + "\n", encoding="utf-8")
+    print(text if given.json else _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'rows of':44} {'n':>5}   TPOT   TTFT   rank  regret  (trivial)"]
+    flat = {name: result[name] for name in ("overall", "held_out", "guides", "moe", "split")}
+    for name, found in {**flat, **result["by_model"], **result["by_backend"]}.items():
+        if not found["rows"]:
+            continue
+        cells = [found[f"{m}_median_abs_error"] for m in ("tpot", "ttft")]
+        cells += [found["spearman_median"], found["regret_median"]]
+        cells += [found["trivial"]["spearman_median"], found["trivial"]["regret_median"]]
+        shown = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
+        lines.append(
+            f"{name:44} {found['rows']:5} {shown[0]:>6} {shown[1]:>6} {shown[2]:>6} {shown[3]:>7}"
+            f"  ({shown[4]}, {shown[5]})"
+        )
+    lines += [f"not predicted, {count}: {why}" for why, count in result["unpredicted"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
