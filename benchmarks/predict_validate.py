@@ -11,7 +11,6 @@ looked at in the rows of GUIDES only; everything else is held out, and `held_out
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from collections import defaultdict
@@ -20,139 +19,65 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from scipy import stats
 
+from benchmarks.measured_points import Measured, Replicas, measured, rows
 from penstock.predict.architecture import architecture
 from penstock.predict.deployment import Deployment
-from penstock.predict.meanfield import OperatingPoint, Order, operating_point, split_point
+from penstock.predict.meanfield import OperatingPoint, operating_point, split_point
 from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.sheet import device
 
-# Rows that may guide choices: by model and system, about a fifth of the file.
+# Rows that may guide choices, by model and system: under a third of the file.
 GUIDES = {
     ("meta-llama/Llama-3.1-8B-Instruct", "h100_sxm"),
     ("Qwen/Qwen3-32B", "h100_sxm"),
+    ("deepseek-ai/DeepSeek-V3", "b200_sxm"),
 }
-# What the file does not record, by the servers' documented defaults of those days: whether
-# prompts are computed before decodes go on, and how many tokens a step may take.
-ORDERS: dict[str, Order] = {"sglang": "prompts first", "vllm": "mixed", "trtllm": "mixed"}
-STEP_TOKENS = 8192
-SEATS = {"sglang": 2048, "vllm": 1024, "trtllm": 2048}
-ROUNDS = 10  # requests that benchmarks usually send for each of the concurrent ones
-NODE = 8  # devices of the nodes that were measured
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One row, in seconds and counts. `dp` are groups with attention of their own."""
-
-    model: str
-    system: str
-    backend: str
-    weights: str
-    mode: str
-    prompt: int
-    output: int
-    concurrency: float
-    tp: int
-    pp: int
-    dp: int
-    ep: int
-    split: tuple[int, int, int, int]  # prefill workers and their tp, decode workers and theirs
-    ttft_s: float
-    tpot_s: float
-
-    @property
-    def devices(self) -> int:
-        """Devices of the whole deployment."""
-        if self.mode == "disagg":
-            return self.split[0] * self.split[1] + self.split[2] * self.split[3]
-        return self.tp * self.pp * self.dp
-
-
-def read(path: Path) -> list[Measured]:
-    """The rows that hold a measured point. Raises `ValueError` for another format."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return [_row(row) for row in rows if row["tpot_ms"] and row["isl"] and row["osl"]]
-    except KeyError as error:
-        raise ValueError(
-            f"{path} has no column {error}: give a file of the format of "
-            "serving_measured_h100_b200.csv."
-        ) from None
-
-
-def _row(row: dict[str, str]) -> Measured:
-    def number(name: str) -> int:
-        return int(float(row[name] or 0)) or 1
-
-    tp, dp, ep = number("tp_size"), number("attention_dp_size"), number("moe_ep_size")
-    if dp > 1 and tp * dp > NODE:
-        # Both columns count the same devices there: 64 groups on the 8 of one node.
-        devices = round((tp * dp) ** 0.5)
-        tp, dp, ep = 1, devices, devices
-    each = float(row["batch_size"] or 0) * dp * number("pp_size")
-    split = ("prefill_num_workers", "prefill_tp_size", "decode_num_workers", "decode_tp_size")
-    return Measured(
-        model=row["model_path"],
-        system=row["system"],
-        backend=row["backend"],
-        weights=_weights(row),
-        mode=row["mode"],
-        prompt=number("isl"),
-        output=number("osl"),
-        concurrency=float(row["concurrency"] or each),
-        tp=tp,
-        pp=number("pp_size"),
-        dp=dp,
-        ep=min(ep, tp * dp),
-        split=tuple(number(name) for name in split),  # type: ignore[arg-type]
-        ttft_s=float(row["ttft_ms"] or 0) / 1e3,
-        tpot_s=float(row["tpot_ms"]) / 1e3,
-    )
-
-
-def _weights(row: dict[str, str]) -> str:
-    if row["precision"]:
-        return row["precision"]
-    return "fp8" if row["model_path"].lower().endswith("fp8") else "bf16"
+# What the file does not record, as servers and benchmarks usually are.
+STEP_TOKENS = 8192  # most tokens of a step of one group
+SEATS = 1024  # most sequences of one group
+KV_FORMAT = "bf16"
+ROUNDS = 10  # requests that are sent for each of the concurrent ones
 
 
 @cache
-def _step(row: tuple[str, str, str, str, int, int, int, int]) -> PhysicalStepTime:
-    model, system, weights, kv, tp, pp, ep, dp = row
+def _step(model: str, system: str, weights: str, part: Replicas) -> PhysicalStepTime:
+    shape = {"tp": part.tp, "pp": part.pp, "dp": part.dp, "ep": part.ep}
     return PhysicalStepTime(
-        Deployment(architecture(model), device(system), weights, kv, tp=tp, pp=pp, ep=ep, dp=dp)
+        Deployment(architecture(model), device(system), weights, KV_FORMAT, **shape)
     )
 
 
 def predict(row: Measured) -> OperatingPoint:
     """What is predicted for one row, from the sheet and the defaults alone."""
-    kv = "bf16"
+    steps = [_step(row.model, row.system, row.weights, part) for part in row.parts]
+    decode, last = steps[-1], row.parts[-1]
+    kv_tokens = decode.deployment.kv_tokens(row.prompt + row.output / 2)
     if row.mode == "disagg":
-        prefill_workers, prefill_tp, decode_workers, decode_tp = row.split
         return split_point(
-            _step((row.model, row.system, row.weights, kv, prefill_tp, 1, 1, 1)),
-            _step((row.model, row.system, row.weights, kv, decode_tp, 1, 1, 1)),
-            prefills=prefill_workers,
-            decodes=decode_workers,
+            *steps,
+            prefills=row.parts[0].count,
+            decodes=last.count,
             prompt=row.prompt,
             output=row.output,
             concurrency=row.concurrency,
+            max_step_tokens=STEP_TOKENS,
+            max_running=SEATS * last.dp,
+            kv_tokens=kv_tokens,
         )
-    step = _step((row.model, row.system, row.weights, kv, row.tp, row.pp, row.ep, row.dp))
     return operating_point(
-        step,
+        decode,
         prompt=row.prompt,
         output=row.output,
         concurrency=row.concurrency,
         max_step_tokens=STEP_TOKENS,
-        max_running=SEATS[row.backend],
-        kv_tokens=step.deployment.kv_tokens(row.prompt + row.output / 2),
-        groups=row.dp,
-        order=ORDERS[row.backend],
+        max_running=SEATS,
+        kv_tokens=kv_tokens,
+        groups=last.dp,
+        order="prompts first" if row.backend.endswith("sglang") else "mixed",
         rounds=ROUNDS,
+        in_step=not row.drawn,
     )
 
 
@@ -215,10 +140,10 @@ def ranking(scored: Iterable[tuple[Measured, float, float]]) -> dict[str, Any]:
     choices: dict[Any, dict[Any, list[tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for row, measured, predicted in scored:
+    for row, true_rate, guessed in scored:
         choice = (row.model, row.mode, row.prompt, row.output, row.concurrency)
-        setup = (row.system, row.backend, row.weights, row.tp, row.pp, row.dp, row.ep, row.split)
-        choices[choice][setup].append((measured, predicted))
+        setup = (row.system, row.backend, row.weights, row.parts)
+        choices[choice][setup].append((true_rate, guessed))
     regrets, correlations = [], []
     for setups in choices.values():
         true = [statistics.median([t for t, _ in found]) for found in setups.values()]
@@ -244,11 +169,12 @@ def validate(path: Path) -> dict[str, Any]:
     """Everything that is printed for one file."""
     pairs: list[Pair] = []
     refused: dict[str, int] = defaultdict(int)
-    for row in read(path):
+    for line in rows(path):
         try:
+            row = measured(line)
             pairs.append((row, predict(row)))
         except ValueError as error:
-            refused[f"{row.model} on {row.system}: {error}"[:160]] += 1
+            refused[f"{line['model_path']} on {line['system']}: {error}"[:160]] += 1
 
     def part(of: Callable[[Measured], Any]) -> dict[str, Any]:
         groups: dict[str, list[Pair]] = defaultdict(list)

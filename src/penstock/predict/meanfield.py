@@ -7,6 +7,7 @@ simulation that walks every step; `simulate` does that where arrivals, lengths o
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -45,7 +46,8 @@ def operating_point(
     kv_tokens: float | None = None,
     groups: int = 1,
     order: Order = "mixed",
-    rounds: float | None = None,
+    rounds: float = math.inf,
+    in_step: bool = False,
 ) -> OperatingPoint:
     """An aggregated replica with continuous batching and chunked prefill.
 
@@ -53,19 +55,19 @@ def operating_point(
     deployment's `dp`; `max_step_tokens` and `max_running` hold for each.
     `order` says whether chunks ride along with decodes ("mixed": vLLM,
     TensorRT-LLM, our engine) or whether decodes pause until all prompts are
-    computed ("prompts first": SGLang's default). With `rounds` all requests
-    have the same lengths, start together, and each client sends so many one
-    after the other, as benchmarks do: they stay in step, and the first wave
-    counts. Without, lengths vary and the start is long past. Raises
+    computed ("prompts first": SGLang's default). All requests start together,
+    and each client sends `rounds` one after the other: the first wave, in
+    which everyone queues, counts one part in so many. `in_step` says that all
+    lengths are equal, so that requests stay together ever after. Raises
     `ValueError` where not even one request fits.
     """
     _check(prompt, output, concurrency)
     running, short = _seats(prompt, output, concurrency, max_running * groups, kv_tokens)
     loop = _Loop(step, prompt, output, running / groups, max_step_tokens, groups)
-    if rounds and order == "prompts first":
+    if in_step and order == "prompts first":
         ttft, tpot = _in_waves(loop)
     else:
-        ttft, tpot = _mixed(loop, rounds)
+        ttft, tpot = _mixed(loop, 1 / rounds, in_step)
     cycle = ttft + tpot * (output - 1)
     # Those without a seat wait for one: Little's law over the seats.
     ttft += (concurrency - running) / running * cycle + step.request_s
@@ -115,7 +117,7 @@ class _Loop(NamedTuple):
     groups: int
 
 
-def _mixed(loop: _Loop, rounds: float | None) -> tuple[float, float]:
+def _mixed(loop: _Loop, first_wave: float, in_step: bool) -> tuple[float, float]:
     """Chunks ride along with decodes: TTFT and TPOT of those with a seat."""
     step, prompt, output, running, budget, groups = loop
     chunk = min(prompt, max(budget - running, 1.0))
@@ -131,11 +133,10 @@ def _mixed(loop: _Loop, rounds: float | None) -> tuple[float, float]:
     alone, beside = step.seconds(load), step.seconds(_with(load, chunk * groups, prompt))
     tpot = (1 - any_group) * alone + any_group * beside
     everyone = (running + 1) / 2  # prompts until one's own is done, if all start at once
-    if rounds:
-        prompts = min(2 * TOGETHER, everyone) * (1 - 1 / rounds) + everyone / rounds
-    else:
-        # Deterministic service, random arrivals: 1 + rho / (2 (1 - rho)), Pollaczek-Khinchine.
-        prompts = min(1 + met / (2 * (1 - met)), everyone) if met < 1 else everyone
+    # Deterministic service, random arrivals: 1 + rho / (2 (1 - rho)), Pollaczek-Khinchine.
+    prompts = 1 + met / (2 * max(1 - met, 1e-9))
+    prompts = min(2.0 * TOGETHER if in_step else prompts, everyone)
+    prompts += first_wave * (everyone - prompts)
     prompts = max(prompts, 1 + (steps - decodes - own) / own)  # where chunks fill every step
     return tpot / 2 + prompts * own * beside, tpot
 
