@@ -18,15 +18,21 @@ _DRAFTED = 4  # tokens drafted a step, where somebody speculates
 class Change:
     """A change one can ask about: what it does to a point, and how its answer is put in words.
 
-    `default` is its size where none is given; None leaves it out then.
-    `full` starts from as many requests as fit, rather than from the point's.
+    `size` is taken where none is given, or what `chosen` finds for a point
+    (None: there is no such change). `full` starts from as many requests as
+    fit, rather than from the point's.
     """
 
     title: str
     apply: Callable[[Point, str], Point]
     why: Callable[[Point, Point, Outcome, Outcome], str]
-    default: Callable[[Point], str | None]
+    size: str = "2"
+    chosen: Callable[[Point], str | None] | None = None
     full: bool = False
+
+    def default(self, point: Point) -> str | None:
+        """The size where none is given; None where there is nothing to change."""
+        return self.size if self.chosen is None else self.chosen(point)
 
 
 def _number(size: str, low: float, high: float, what: str) -> float:
@@ -106,10 +112,6 @@ def _smaller_weights(point: Point) -> str | None:
 
 def _smaller_kv(point: Point) -> str | None:
     return "fp8" if BYTES[point.deployment.kv] > 1 else None
-
-
-def _default(size: str) -> Callable[[Point], str | None]:
-    return lambda _: size
 
 
 def _says_bandwidth(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
@@ -197,22 +199,16 @@ def _says_conditions(a: Point, b: Point, before: Outcome, after: Outcome) -> str
 
 
 CHANGES: dict[str, Change] = {
-    "batching": Change("{} x the requests at once", _batching, _says_batch, _default("2")),
-    "bandwidth": Change("{} x the memory bandwidth", _bandwidth, _says_bandwidth, _default("2")),
+    "batching": Change("{} x the requests at once", _batching, _says_batch),
+    "bandwidth": Change("{} x the memory bandwidth", _bandwidth, _says_bandwidth),
     "speculation": Change(
-        "speculation, {} of drafts accepted", _speculation, _says_speculation, _default("0.7")
+        "speculation, {} of drafts accepted", _speculation, _says_speculation, "0.7"
     ),
-    "weights": Change("weights in {}", _weights, _says_weights, _smaller_weights),
-    "kv": Change("KV in {}", _kv, _says_kv, _smaller_kv),
-    "memory": Change(
-        "{} x the memory, and requests to fill it", _memory, _says_batch, _default("2")
-    ),
-    "capacity": Change("{} x the memory alone", _capacity, _says_capacity, _default("2")),
-    "latency": Change("{} x the time per token", _latency, _says_latency, _default("0.8")),
-    "requests": Change(
-        "{} x the requests it can hold", _requests, _says_requests, _default("10"), full=True
-    ),
-    "conditions": Change(
-        "the figure without its conditions", _conditions, _says_conditions, _default("")
-    ),
+    "weights": Change("weights in {}", _weights, _says_weights, "fp8", _smaller_weights),
+    "kv": Change("KV in {}", _kv, _says_kv, "fp8", _smaller_kv),
+    "memory": Change("{} x the memory, filled with requests", _memory, _says_batch),
+    "capacity": Change("{} x the memory alone", _capacity, _says_capacity),
+    "latency": Change("{} x the time per token", _latency, _says_latency, "0.8"),
+    "requests": Change("{} x the requests it can hold", _requests, _says_requests, "10", full=True),
+    "conditions": Change("the figure without its conditions", _conditions, _says_conditions, ""),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,8 @@ from penstock.predict.ceilings import (
 from penstock.predict.deployment import MEMORY_SHARE, RESERVE_BYTES, Deployment
 from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.steptime import StepLoad
+
+_ENOUGH = 8  # requests at once that make a way out worth naming
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,19 +164,18 @@ def largest_batch(
     Raises `ValueError`, naming what would fit, where the weights do not, or
     not even one sequence does beside them.
     """
-    context = mean_context(prompt, output)
     try:
-        tokens = deployment.kv_tokens(context, share, reserve)
+        tokens = deployment.kv_tokens(mean_context(prompt, output), share, reserve)
     except ValueError as error:
-        raise ValueError(f"{error} {_what_fits(deployment, share, reserve)}") from None
+        fits = _what_fits(deployment, prompt, output, share, reserve)
+        raise ValueError(f"{error} {fits}") from None
     if tokens < prompt + output:
         raise ValueError(
-            f"the KV pool holds {tokens:,.0f} tokens beside the weights of "
-            f"{deployment.model.name}, and one request of prompt={prompt} and output={output} "
-            f"needs {prompt + output:,}. Shorten it, or take a smaller format, more devices or "
-            "more memory."
+            f"one request of prompt={prompt} and output={output} needs {prompt + output:,} tokens "
+            f"of KV; beside the weights of {deployment.model.name} there is room for "
+            f"{tokens:,.0f}. {_what_fits(deployment, prompt, output, share, reserve)}"
         )
-    return int(tokens / context)
+    return int(tokens / mean_context(prompt, output))
 
 
 def usual_parts(step: PhysicalStepTime, load: StepLoad) -> dict[str, float]:
@@ -217,27 +219,27 @@ def _step(
     )
 
 
-def _what_fits(deployment: Deployment, share: float, reserve: float) -> str:
-    """Formats and numbers of devices, of those in use, that would hold the weights."""
-    fits = []
-    for tp in (2, 4, 8):
-        if tp > deployment.tp and _holds(
-            msgspec.structs.replace(deployment, tp=tp), share, reserve
-        ):
-            fits.append(f"--tp {tp}")
-            break
-    for weights in ("fp8", "fp4"):
-        smaller = BYTES[weights] < BYTES[deployment.weights]
-        other = msgspec.structs.replace(deployment, weights=weights)
-        if smaller and _holds(other, share, reserve):
-            fits.append(f"--weights {weights}")
-            break
-    return f"It would fit with {' or '.join(fits)}." if fits else "Nothing smaller fits either."
+def _what_fits(
+    deployment: Deployment, prompt: int, output: int, share: float, reserve: float
+) -> str:
+    """Formats and numbers of devices, of those in use, that would hold it with eight requests."""
+    wanted = _ENOUGH * (prompt + output)
 
+    def holds(**changed: Any) -> bool:
+        try:
+            other = msgspec.structs.replace(deployment, **changed)
+            return other.kv_tokens(prompt + output, share, reserve) >= wanted
+        except ValueError:
+            return False
 
-def _holds(deployment: Deployment, share: float, reserve: float) -> bool:
-    try:
-        deployment.check_fits(share, reserve)
-    except ValueError:
-        return False
-    return True
+    held = BYTES[deployment.weights]
+    ways = [
+        next((f"--tp {tp}" for tp in (2, 4, 8) if tp > deployment.tp and holds(tp=tp)), None),
+        next(
+            (f"--weights {w}" for w in ("fp8", "fp4") if BYTES[w] < held and holds(weights=w)), None
+        ),
+    ]
+    found = " or ".join(filter(None, ways))
+    if not found:
+        return f"No --tp up to 8 or format of 4 bits holds it with {_ENOUGH} such requests."
+    return f"It would fit with {found}."

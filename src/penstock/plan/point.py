@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.plan.limits import largest_batch
 from penstock.predict.ceilings import filled, mean_context, verify_load
-from penstock.predict.deployment import Deployment
+from penstock.predict.deployment import MEMORY_SHARE, Deployment
 from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.steptime import StepLoad, StepTime, chunk_pairs
 
@@ -28,11 +28,12 @@ class Point:
     requests: int
     drafted: int = 0
     acceptance: float = 0.0
+    share: float = MEMORY_SHARE  # of each device's memory
 
     @property
     def held(self) -> int:
         """Requests that the KV pool holds at once."""
-        return largest_batch(self.deployment, self.prompt, self.output)
+        return largest_batch(self.deployment, self.prompt, self.output, self.share)
 
     @property
     def running(self) -> int:

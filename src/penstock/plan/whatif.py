@@ -7,7 +7,7 @@ their prompts computed in turn with everybody's next tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -55,6 +55,17 @@ def what_if(point: Point, asked: Mapping[str, str] | None = None) -> list[Predic
     if unknown := [name for name in asked if name not in CHANGES]:
         raise ValueError(f"{unknown[0]!r} is no change known here; take {', '.join(CHANGES)}.")
     return [predict(point, CHANGES[name], size) for name, size in asked.items()]
+
+
+def asked_for(texts: Iterable[str]) -> dict[str, str]:
+    """Changes and sizes, each written as `bandwidth=2`. Raises `ValueError` for what is not."""
+    asked = {}
+    for text in texts:
+        name, given, size = text.partition("=")
+        if name in CHANGES and not given and name != "conditions":
+            raise ValueError(f"{text!r} lacks a size; write {name}={CHANGES[name].size}.")
+        asked[name] = size
+    return asked
 
 
 def predict(point: Point, change: Change, size: str) -> Prediction:
