@@ -5,10 +5,11 @@ from __future__ import annotations
 import typer
 
 from penstock import __version__
-from penstock.cli import models, runs
+from penstock.cli import hardware, models, runs
 from penstock.cli.bench import bench
 from penstock.cli.compare import compare
 from penstock.cli.explain import explain
+from penstock.cli.limits import limits
 from penstock.cli.selftest import selftest
 from penstock.cli.serve import serve
 
@@ -24,7 +25,9 @@ app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
+app.command()(limits)
 app.add_typer(models.app, name="models")
+app.add_typer(hardware.app, name="hardware")
 app.command()(selftest)
 
 
