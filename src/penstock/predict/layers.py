@@ -185,7 +185,7 @@ class Moe(msgspec.Struct, frozen=True):
     def touched(self, hidden: int, tokens: float) -> float:
         # Each token leaves an expert alone with probability (E - k) / E where routing
         # is uniform, which is the case that touches most.
-        busy = self.experts * (1 - (1 - self.active / self.experts) ** tokens)
+        busy = self.experts * (1 - float((1 - self.active / self.experts) ** tokens))
         return hidden * (3 * (busy * self.width + self.shared) + self.experts)
 
 
