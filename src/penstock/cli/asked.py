@@ -30,13 +30,14 @@ def options_of(params: Params, given: Set[str]) -> Options:
 
     What the user says of lengths, load or limits goes before a preset's.
     """
-    from penstock.meter.options import Options
+    from penstock.meter.options import TOKENS_SIMULATED, Options
     from penstock.record.price import parse_price
     from penstock.record.slo import parse_slos
     from penstock.workload.lengths import parse_lengths
     from penstock.workload.presets import parse_workload
 
     preset = read("--workload", parse_workload, params["workload"])
+    simulated = str(params["target"]).startswith("sim:")
     concurrency, duration, price = params["concurrency"], params["duration"], params["price"]
 
     def lengths(name: str) -> Lengths:
@@ -65,7 +66,7 @@ def options_of(params: Params, given: Set[str]) -> Options:
         workload=preset,
         speed=read("--speed", positive, str(params["speed"])),
         duration_s=None if duration is None else read("--duration", positive, str(duration)),
-        tokens=params["max_tokens_total"],
+        tokens=params["max_tokens_total"] or (TOKENS_SIMULATED if simulated else None),
         think_s=params["think"],
         samples=read("--samples", counts, params["samples"]),
         search=tuple(name for name in ("sweep", "capacity") if params[name]),
@@ -96,6 +97,7 @@ def refuse_idle(params: Params, given: Set[str]) -> None:
         raise typer.BadParameter("choose one of them", param_hint=f"{law} and --trace")
     search = params["sweep"] or params["capacity"]
     in_process = target is not None and target.startswith("engine:")
+    simulated = target is not None and target.startswith("sim:")
     for idle, why, names in (
         (
             law or timed,
@@ -125,6 +127,11 @@ def refuse_idle(params: Params, given: Set[str]) -> None:
             "chat stream timeout n workers",
         ),
         (in_process or not target, "belongs to the address of a server", "model api_key"),
+        (
+            simulated,
+            "has no use with a simulated fleet",
+            "model api_key chat stream timeout workers tasks prompts salt tokenizer",
+        ),
     ):
         for name in names.split():
             if idle and name in given:

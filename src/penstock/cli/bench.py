@@ -25,8 +25,9 @@ def bench(
     target: Annotated[
         str | None,
         typer.Argument(
-            help="http://HOST:PORT of an OpenAI-compatible server, or engine:MODEL for our engine "
-            "in this process. Without it: the embedded model behind our own server."
+            help="http://HOST:PORT of an OpenAI-compatible server, engine:MODEL for our engine "
+            "in this process, or sim:FILE.toml for a simulated fleet. Without it: the embedded "
+            "model behind our own server."
         ),
     ] = None,
     *,
@@ -89,7 +90,9 @@ def bench(
     refuse_idle(context_.params, written)
     options = options_of(context_.params, written)
     counting = tokenizer_of(tokenizer, target)
-    how = Asking(model=model, chat=chat, stream=stream, api_key=api_key, timeout_s=timeout)
+    how = Asking(
+        model=model, chat=chat, stream=stream, api_key=api_key, timeout_s=timeout, seed=seed
+    )
     targets = [opening(target, how, counting)]
     if interleave is not None:
         targets.append(opening(interleave, how, counting))

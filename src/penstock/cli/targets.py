@@ -29,6 +29,7 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     api_key: str | None = None
     timeout_s: float = 600.0
+    seed: int = 0  # of what a simulated fleet draws
 
 
 def opening(target: str | None, asking: Asking, tokenizer: Tokenizer | None) -> Opening:
@@ -68,16 +69,25 @@ def opening(target: str | None, asking: Asking, tokenizer: Tokenizer | None) -> 
         finally:
             await opened.close()
 
+    @contextlib.asynccontextmanager
+    async def simulated(name: str) -> AsyncIterator[Target]:
+        from penstock.simulate.fleet import read_fleet
+        from penstock.simulate.target import SimTarget
+
+        yield SimTarget(read_fleet(name), asking.seed)
+
     if target is None:
         need_engine("The embedded model")
         return embedded()
     if target.startswith("engine:"):
         need_engine(target)
         return engine(target.removeprefix("engine:"))
+    if target.startswith("sim:"):
+        return simulated(target.removeprefix("sim:"))
     if target.startswith(("http://", "https://")):
         return http(target)
     raise typer.BadParameter(
-        f"{target!r} is neither an http:// or https:// address nor engine:MODEL",
+        f"{target!r} is neither an http:// or https:// address, nor engine:MODEL, nor sim:FILE",
         param_hint="TARGET",
     )
 

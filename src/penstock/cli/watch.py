@@ -6,7 +6,6 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _state(progress: Progress, drive: Drive) -> str:
     offered = f"{load.concurrency} at once" if load.concurrency else f"{load.rate or 0:.3g} req/s"
     whole = f"/{progress.points}" if progress.points else ""
     doing = f"{progress.doing}, " if progress.doing else ""
-    seconds = max((monotonic_ns() - drive.start_ns) * 1e-9, 1e-9)
+    seconds = max((drive.now_ns() - drive.start_ns) * 1e-9, 1e-9)
     return (
         f"[{progress.point}{whole}] {doing}{offered}: {seconds:.0f} s, {drive.done} answered, "
         f"{drive.in_flight} under way, {drive.failed} failed, "

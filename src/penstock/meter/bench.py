@@ -20,7 +20,7 @@ from penstock.meter.point import point_of, set_limits
 from penstock.meter.power import metering
 from penstock.meter.scrape import scraping
 from penstock.meter.sweep import Seen, sweep
-from penstock.meter.target import Target
+from penstock.meter.target import PlayingTarget, Target
 from penstock.record.capacity import Trial, estimate, trial_of
 from penstock.record.mlperf import parse_rules
 from penstock.record.run import Point, Role, Run
@@ -157,6 +157,8 @@ class Running:
                 yield
             finally:
                 await stack.aclose()
+                if isinstance(self.target, PlayingTarget):
+                    self.run.series += self.target.series
                 if page is not None:
                     self.run.series += page.series
                     told["metrics_page"] = page.why_not if not page.series else "read every second"

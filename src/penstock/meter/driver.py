@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from time import monotonic_ns
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import msgspec
 
 from penstock.meter.crew import Crew
 from penstock.meter.inside import Inside
-from penstock.meter.target import RemoteTarget, Reply, Target
+from penstock.meter.target import PlayingTarget, RemoteTarget, Reply, Target
 from penstock.record.record import Outcome, Record
 from penstock.workload.plan import Ask, Plan
 
@@ -67,7 +67,8 @@ class Drive:
     """One operating point: the load while it runs, then what came of it.
 
     A server is asked by `workers` processes, by default as many as the load calls
-    for; an engine in this process by this process. `stop_ns` is when the load
+    for; an engine in this process by this process; a simulated fleet plays the plan
+    itself, in its own time. `stop_ns` is when the load
     stopped: a closed loop could no longer fill a slot, an open loop had sent its
     last request, or a limit was reached; `stopped_by` names that limit. `missing`
     says what was lost with a worker.
@@ -94,7 +95,11 @@ class Drive:
         self._failed_in_a_row = 0
         self._load: asyncio.Task[None] | None = None
         self._sender: Sender = Inside(self)
-        if isinstance(target, RemoteTarget):
+        self.now_ns: Callable[[], int] = monotonic_ns
+        self._limited = True  # by this process's clock
+        if isinstance(target, PlayingTarget):
+            self._sender, self.now_ns, self._limited = target.sender(self), target.now_ns, False
+        elif isinstance(target, RemoteTarget):
             self.workers = min(
                 workers or workers_for(plan), plan.load.concurrency or len(plan.asks)
             )
@@ -113,17 +118,19 @@ class Drive:
         timer = None
         try:
             await self._see_through(self._sender.open())
-            self.start_ns = self.stop_ns or monotonic_ns() + self._sender.lead_ns
-            if not self.interrupted:
+            self.start_ns = self.stop_ns or self.now_ns() + self._sender.lead_ns
+            if not self.interrupted and self._limited:
                 left_s = self.limits.duration_s + self._sender.lead_ns * 1e-9
-                timer = asyncio.get_running_loop().call_later(left_s, self._time_is_up)
+                timer = asyncio.get_running_loop().call_later(left_s, self.time_is_up)
                 await self._see_through(self._sender.run(), left_s + self.limits.drain_s)
+            elif not self.interrupted:
+                await self._see_through(self._sender.run())
         finally:
             if timer is not None:
                 timer.cancel()
             await self._sender.close()
         self.stop()
-        self.end_ns = monotonic_ns()
+        self.end_ns = self.now_ns()
         self.records.sort(key=lambda record: record.sched_ns)
 
     async def _see_through(
@@ -142,7 +149,7 @@ class Drive:
     def stop(self, reason: str | None = None, at_ns: int | None = None) -> None:
         """Send no more; what is under way may end. Only the first call counts."""
         if self.stop_ns is None:
-            stop_ns = monotonic_ns() if at_ns is None else at_ns
+            stop_ns = self.now_ns() if at_ns is None else at_ns
             self.stop_ns = min(stop_ns, self.thinned_ns or stop_ns)
             self.stopped_by = reason
             self._sender.stop()
@@ -154,7 +161,8 @@ class Drive:
         if self._load is not None:
             self._load.cancel()
 
-    def _time_is_up(self) -> None:
+    def time_is_up(self) -> None:
+        """The load has lasted as long as it may."""
         seconds = self.limits.duration_s
         self.stop(f"the time limit of {seconds:g} s", self.start_ns + int(seconds * 1e9))
 
@@ -195,7 +203,7 @@ class Drive:
 
     def cut(self, record: Record) -> None:
         """A request was under way when the run was cut."""
-        record.end_ns = record.end_ns or monotonic_ns()
+        record.end_ns = record.end_ns or self.now_ns()
         if self.interrupted:
             record.outcome, record.error = Outcome.UNFINISHED, "interrupted"
         else:

@@ -18,6 +18,7 @@ DURATION_S = 30.0
 LONGEST_S = 600.0  # where the number of requests was given instead, and for traces
 TOKENS = 2_000_000
 TOKENS_OF_SEARCH = 20_000_000  # a sweep, or the two dozen trials of a capacity
+TOKENS_SIMULATED = 50_000_000  # cost memory alone; `penstock simulate` has no such bound
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

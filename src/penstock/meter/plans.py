@@ -14,8 +14,9 @@ from penstock.meter.options import Options
 from penstock.meter.target import Target
 from penstock.workload.evals import open_tasks
 from penstock.workload.plan import Plan
-from penstock.workload.prompts import CutPrompts, from_file, held_out_stdlib
+from penstock.workload.prompts import CutPrompts, Prompts, from_file, held_out_stdlib
 from penstock.workload.sessions import Recorded
+from penstock.workload.sketch import Sketches
 from penstock.workload.source import Source
 from penstock.workload.tasks import TaskSet
 from penstock.workload.traces import Trace, read_trace
@@ -109,6 +110,8 @@ def _tasks(options: Options, name: str, target: Target) -> TaskSet:
             f"{target.info.model} has random weights: its speed means something, its answers "
             "nothing. Leave --tasks out, or ask a trained model."
         )
+    if target.info.reads_sketches:
+        raise ValueError("a simulated fleet says nothing that could be graded; leave --tasks out")
     tasks = open_tasks(name, limit=options.limit, few_shot=options.few_shot, seed=options.seed)
     tasks.chat = target.info.chat
     if tasks.runs_code:  # now, not when the answers are there
@@ -133,7 +136,10 @@ def _temperature(options: Options) -> float:
 
 async def _source(target: Target, options: Options, tokenizer: Tokenizer | None) -> Source:
     salt = options.salt or secrets.token_hex(4)
-    if options.prompts is None:
+    prompts: Prompts
+    if target.info.reads_sketches:
+        prompts = Sketches()
+    elif options.prompts is None:
         prompts = held_out_stdlib(salt=salt, seed=options.seed, tokenizer=tokenizer)
     else:
         prompts = from_file(options.prompts, salt=salt, seed=options.seed, tokenizer=tokenizer)

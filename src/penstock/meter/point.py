@@ -58,16 +58,18 @@ def _seen(drive: Drive, info: TargetInfo) -> dict[str, Condition]:
             round(float(np.quantile(drive.lags_ns, 0.99)) * 1e-6, 3) if drive.lags_ns else "unknown"
         ),
         "repeats": 1,
-        "client": f"penstock {__version__}, {_processes(drive)}"
-        + (" on the same machine" if info.local else f" on {describe()}"),
+        "client": f"penstock {__version__}, {_processes(drive, info)}",
     }
 
 
-def _processes(drive: Drive) -> str:
+def _processes(drive: Drive, info: TargetInfo) -> str:
+    if info.reads_sketches:
+        return "in virtual time"
+    where = "on the same machine" if info.local else f"on {describe()}"
     if not drive.workers:
-        return "in the engine's process"
+        return f"in the engine's process {where}"
     many = "one sending process" if drive.workers == 1 else f"{drive.workers} sending processes"
-    return f"{many}, real-time" if drive.realtime else many
+    return f"{many}, real-time {where}" if drive.realtime else f"{many} {where}"
 
 
 def _notes(drive: Drive) -> Iterator[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from penstock.meter.client import Exchange, Origin
 from penstock.record.record import Record
 from penstock.record.run import Condition
+from penstock.record.series import Series
 from penstock.workload.plan import Answer, Ask
+
+if TYPE_CHECKING:
+    from penstock.meter.driver import Drive, Sender
 
 
 class TargetInfo(msgspec.Struct, kw_only=True):
@@ -26,6 +30,7 @@ class TargetInfo(msgspec.Struct, kw_only=True):
     local: bool = False  # runs on this machine, so its hardware can be measured
     chat: bool = False  # is asked as a chat
     forces_length: bool = False  # answers are as long as asked, not as long as the model likes
+    reads_sketches: bool = False  # wants what prompts are made of instead of text
     facts: dict[str, Any] | None = None
     conditions: dict[str, Condition] = {}
 
@@ -82,4 +87,23 @@ class RemoteTarget(Target, Protocol):
 
     def read(self, ask: Ask, exchange: Exchange, record: Record) -> Reply:
         """Fill in the record from what came back."""
+        ...
+
+
+@runtime_checkable
+class PlayingTarget(Target, Protocol):
+    """A target that plays whole plans, by a clock of its own: a simulated fleet.
+
+    Its sender heeds the drive's limits in that clock's time. `series` are what was
+    watched, on the same clock.
+    """
+
+    series: list[Series]
+
+    def now_ns(self) -> int:
+        """The time of its clock; records and points hold no other."""
+        ...
+
+    def sender(self, drive: Drive) -> Sender:
+        """Who sends the drive's plan."""
         ...

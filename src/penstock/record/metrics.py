@@ -89,13 +89,13 @@ def tokens_per_event(records: Iterable[Record]) -> float | None:
 
 
 def words_per_token(records: Iterable[Record]) -> float | None:
-    """Words in a token, measured on the output of these records."""
+    """Words in a token, measured on the output of these records; None where no text was seen."""
     words = tokens = 0
     for r in records:
         if r.output_tokens:
             words += r.words
             tokens += r.output_tokens
-    return words / tokens if tokens else None
+    return words / tokens if tokens and words else None
 
 
 Arrivals = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from penstock.record.record import Outcome
 from penstock.record.series import Kind, Series
-from penstock.simulate.call import Call, Span
+from penstock.simulate.call import Span
 from penstock.simulate.clock import Clock
 from penstock.simulate.cluster import Cluster, State
 from penstock.simulate.player import Entry
@@ -22,11 +22,40 @@ _NEVER = -1  # in a column of times: that moment never came
 _CHUNK = 1 << 16  # rows that are packed together
 _SAMPLES = 1200  # of each series, at most
 
-_TIMES = ("asked", "started", "first", "last", "end")
+_TIMES = ("asked_ns", "started_ns", "first_ns", "last_ns", "end_ns")
 _COUNTS = (
     *("choice", "prompt_tokens", "cached_tokens", "output_tokens_asked", "output_tokens"),
     *("replica", "preemptions", "retries", "outcome", "turn"),
 )
+_TEXTS = ("request_id", "error", "session", "session_end")
+
+
+def row_of(entry: Entry, choice: int) -> dict[str, Any]:
+    """What became of one choice of a request, by the columns' names."""
+    call, ask = entry.calls[choice], entry.ask
+    times = (call.asked_at, call.started, call.first, call.last, call.end)
+    assert call.outcome is not None
+    return {
+        **dict(zip(_TIMES, map(_since, times), strict=True)),
+        "choice": choice,
+        "prompt_tokens": call.prompt,
+        "cached_tokens": call.cached,
+        "output_tokens_asked": call.output,
+        "output_tokens": call.said,
+        "replica": -1 if call.replica is None else call.replica.number,
+        "preemptions": call.preemptions,
+        "retries": call.retries,
+        "outcome": OUTCOMES.index(call.outcome),
+        "turn": ask.turn,
+        "request_id": ask.id,
+        "error": call.error,
+        "session": ask.session,
+        "session_end": entry.session_end,
+    }
+
+
+def _since(when: float | None) -> int | None:
+    return None if when is None else nanoseconds(when)
 
 
 class Books:
@@ -65,41 +94,29 @@ class Books:
 
     def end(self, entry: Entry) -> None:
         """See `Ledger`."""
-        ask, texts = entry.ask, self._texts
         for choice, call in enumerate(entry.calls):
-            self._write(call, choice, ask.turn)
+            row = row_of(entry, choice)
+            for name, times in self._times.items():
+                times.append(_NEVER if row[name] is None else row[name])
+            for name, counts in self._counts.items():
+                counts.append(row[name])
+            for name, texts in self._texts.items():
+                texts.append(row[name])
             if self.spans is not None:
                 self.spans.append(call.spans or ())
-            texts["request_id"].append(ask.id)
-            texts["error"].append(call.error)
-            texts["session"].append(ask.session)
-            texts["session_end"].append(entry.session_end)
-        if len(texts["error"]) >= _CHUNK:
+        if len(self._texts["error"]) >= _CHUNK:
             self._pack()
-
-    def _write(self, call: Call, choice: int, turn: int) -> None:
-        times = (call.asked_at, call.started, call.first, call.last, call.end)
-        for column, when in zip(self._times.values(), times, strict=True):
-            column.append(_NEVER if when is None else nanoseconds(when))
-        assert call.outcome is not None
-        counts = (
-            *(choice, call.prompt, call.cached, call.output, call.said),
-            -1 if call.replica is None else call.replica.number,
-            *(call.preemptions, call.retries, OUTCOMES.index(call.outcome), turn),
-        )
-        for column, count in zip(self._counts.values(), counts, strict=True):
-            column.append(count)
 
     def _fresh(self) -> None:
         self._times = {name: array("q") for name in _TIMES}
         self._counts = {name: array("i") for name in _COUNTS}
-        self._texts = {name: [] for name in ("request_id", "error", "session", "session_end")}
+        self._texts = {name: [] for name in _TEXTS}
 
     def _pack(self) -> None:
         columns: dict[str, pa.Array[Any]] = {}
         for name, column in self._times.items():
             values: npt.NDArray[np.int64] = np.frombuffer(column, dtype=np.int64)
-            columns[f"{name}_ns"] = pa.array(values, mask=values == _NEVER)
+            columns[name] = pa.array(values, mask=values == _NEVER)
         for name, column in self._counts.items():
             columns[name] = pa.array(np.frombuffer(column, dtype=np.int32))
         for name, texts in self._texts.items():

@@ -300,6 +300,27 @@ class Fleet(_Table, frozen=True, kw_only=True):
         """Whether prefill and decode have replicas of their own."""
         return self.replicas[0].role != "whole"
 
+    @property
+    def model(self) -> str:
+        """Its models' names, where they are given."""
+        return self.told("model")
+
+    @property
+    def hardware(self) -> str:
+        """Its replicas in words: how many of which devices."""
+        parts = []
+        for group in self.replicas:
+            devices = group.tp * group.pp * group.dp
+            what = f"{devices} x {group.device}" if devices > 1 else group.device
+            role = "" if group.role == "whole" else f"{group.role} "
+            parts.append(f"{group.count} {role}replicas of {what or 'unnamed hardware'}")
+        return ", ".join(parts)
+
+    def told(self, field: str) -> str:
+        """What the groups say of a field, or "unknown"."""
+        said = (group for group in self.replicas if group.model is not None)
+        return ", ".join(dict.fromkeys(str(getattr(group, field)) for group in said)) or "unknown"
+
 
 def examples() -> dict[str, str]:
     """The fleets that come with the package: their texts by name."""

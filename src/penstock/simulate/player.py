@@ -34,7 +34,10 @@ class Entry:
 class Ledger(Protocol):
     """Writes down what happens, and may stop it."""
 
-    stopped: bool  # nothing more is to be sent
+    @property
+    def stopped(self) -> bool:
+        """Nothing more is to be sent."""
+        ...
 
     def begin(self, entry: Entry) -> None:
         """An ask is sent."""
@@ -145,7 +148,7 @@ class Player:
         del self.under_way[entry]
         ask, follower = entry.ask, None
         if ask.follow is not None:
-            follower = ask.follow(_answer(entry))
+            follower = ask.follow(answer_of(entry))
             if not isinstance(follower, Ask):
                 entry.session_end = follower.value
         self._ledger.end(entry)
@@ -162,7 +165,7 @@ def _said(ask: Ask, choice: int) -> str:
     return f"answer {ask.id} {choice}"
 
 
-def _answer(entry: Entry) -> Answer:
+def answer_of(entry: Entry) -> Answer:
     """The answer as the next turn takes it up: a sketch of what was said."""
     calls = entry.calls
     failed = (call for call in calls if call.outcome is not Outcome.FINISHED)
