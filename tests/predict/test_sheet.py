@@ -1,5 +1,8 @@
 """Hardware sheets: the shipped ones are sane and sourced, a user's own are read strictly."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from penstock.predict import sheet
@@ -130,3 +133,9 @@ def test_a_wrong_sheet_is_told_field_and_remedy(old, new, says):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.toml cannot be read: No such file"):
         sheet.read(tmp_path / "gone.toml")
+
+
+def test_the_example_of_the_docs_is_a_sheet():
+    page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    assert parse(example, "docs")["my-gpu"].flops == {"bf16": 200e12, "fp8": 400e12}

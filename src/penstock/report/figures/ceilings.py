@@ -138,11 +138,11 @@ def changes(predictions: Sequence[Prediction], width: int, height: int) -> Chart
 
 def _beside_zero(base: alt.Chart) -> list[alt.Chart]:
     """Each change in words, on the side of zero that its bar leaves free."""
+    text = base.encode(x=alt.datum(0), text="text:N")
+    style: dict[str, Any] = {"fontSize": 11, "color": look.INK[0]}
     return [
-        base.transform_filter(which)
-        .mark_text(align=align, dx=dx, fontSize=11, color=look.INK[0])
-        .encode(x=alt.datum(0), text="text:N")
-        for which, align, dx in (("datum.raised", "right", -6), ("!datum.raised", "left", 6))
+        text.transform_filter("datum.raised").mark_text(align="right", dx=-6, **style),
+        text.transform_filter("!datum.raised").mark_text(align="left", dx=6, **style),
     ]
 
 
