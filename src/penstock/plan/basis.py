@@ -1,0 +1,87 @@
+"""Whose step times a plan stands on: a calibrated file's where it knows the device, or a sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from penstock.predict import stepfile
+from penstock.predict.deployment import Deployment
+from penstock.predict.physical import PhysicalStepTime
+from penstock.predict.steptime import StepLoad
+
+# Relative error of a time per output token predicted from a sheet alone: the median over
+# measured serving points that guided no choice (`benchmarks/predict_validate.py`).
+SHEET_ERROR = 0.15
+_DRAWS = (0.05, 0.95)  # quantiles of a fit's replicates
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a step time is known: it may be so many times as long, from `low` to `high`."""
+
+    measured: bool
+    low: float
+    high: float
+    says: str
+
+
+class Steps:
+    """The step time of every deployment.
+
+    A calibrated file speaks of its own device: with its efficiencies and
+    overheads any deployment there gets its step time. Other devices get the
+    sheet's defaults. Raises `ValueError` for a file that names no hardware.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._file = None if path is None else stepfile.read(path)
+        if self._file is None:
+            return
+        if self._file.deployment is None:
+            raise ValueError(
+                f"{path} was fitted without model and hardware, so it holds for that one server "
+                "alone; fit it again with both (`penstock calibrate --help`)"
+            )
+        self._fitted = self._file.deployment.deployment()
+
+    def of(self, deployment: Deployment) -> PhysicalStepTime:
+        """Seconds of its steps. Raises `ValueError` where the sheet lacks a rate."""
+        if self._file is not None and self._knows(deployment):
+            fitted = self._file.estimate
+            return PhysicalStepTime(deployment, fitted.efficiencies, fitted.overheads)
+        return PhysicalStepTime(deployment)
+
+    def basis(self, deployment: Deployment, load: StepLoad) -> Basis:
+        """How well they are known, looked at with this load."""
+        if self._file is None or not self._knows(deployment):
+            return Basis(
+                measured=False,
+                low=1 - SHEET_ERROR,
+                high=1 + SHEET_ERROR,
+                says=(
+                    f"predicted from the sheet of the {deployment.device.title}, not measured: "
+                    f"half of such predictions are off by {SHEET_ERROR:.0%} or less, half by more"
+                ),
+            )
+        nominal = self.of(deployment).seconds(load)
+        drawn = [draw.steptime(deployment).seconds(load) for draw in self._file.draws]
+        low, high = np.quantile(drawn, _DRAWS) / nominal if drawn else (1.0, 1.0)
+        fitted, how = self._fitted, ""
+        if msgspec.structs.astuple(fitted) != msgspec.structs.astuple(deployment):
+            how = (
+                f", where {fitted.model.name} ran in {fitted.weights} on {fitted.devices}; "
+                "what it says of other models, formats and counts is carried over"
+            )
+        source = self._file.fit.get("source", self._path)
+        return Basis(
+            measured=True,
+            low=float(low),
+            high=float(high),
+            says=f"measured: calibrated on {source}{how}",
+        )
+
+    def _knows(self, deployment: Deployment) -> bool:
+        return self._fitted.device.name == deployment.device.name
