@@ -10,6 +10,7 @@ from penstock.cli.bench import bench
 from penstock.cli.compare import compare
 from penstock.cli.explain import explain
 from penstock.cli.limits import limits
+from penstock.cli.plan import plan
 from penstock.cli.selftest import selftest
 from penstock.cli.serve import serve
 
@@ -26,6 +27,7 @@ app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
 app.command()(limits)
+app.command()(plan)
 app.add_typer(models.app, name="models")
 app.add_typer(hardware.app, name="hardware")
 app.command()(selftest)
