@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from penstock.plan.point import Outcome, Point, accepted, outcome, usual
+from penstock.plan.point import Outcome, Point, accepted, outcome
 from penstock.predict.architecture import BYTES
 from penstock.predict.ceilings import batches
 
@@ -89,11 +89,11 @@ def _requests(point: Point, size: str) -> Point:
 
 def _latency(point: Point, size: str) -> Point:
     """As many requests as still give each user tokens that much sooner; one at least."""
-    wanted = outcome(point, usual).user_tokens_per_s / _number(size, 0.01, 1, "latency")
+    wanted = outcome(point).user_tokens_per_s / _number(size, 0.01, 1, "latency")
     low, high = 1, point.running  # one is taken whether it is fast enough or not
     while high > low:
         middle = (low + high + 1) // 2
-        fast = outcome(replace(point, requests=middle), usual).user_tokens_per_s >= wanted
+        fast = outcome(replace(point, requests=middle)).user_tokens_per_s >= wanted
         low, high = (middle, high) if fast else (low, middle - 1)
     return replace(point, requests=low)
 
@@ -188,7 +188,7 @@ def _says_latency(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
 
 
 def _says_conditions(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
-    seen = [outcome(replace(a, requests=count), usual) for count in batches(a.held)]
+    seen = [outcome(replace(a, requests=count)) for count in batches(a.held)]
     total = [one.tokens_per_s for one in seen]
     user = [one.user_tokens_per_s for one in seen]
     return (

@@ -10,16 +10,18 @@ import msgspec
 from penstock.predict.architecture import BYTES
 from penstock.predict.ceilings import (
     Ceiling,
+    Mix,
+    alone,
     batches,
     decode_load,
     filled,
     mean_context,
+    mean_seconds,
     prefill_load,
-    served_load,
+    served,
 )
 from penstock.predict.deployment import MEMORY_SHARE, RESERVE_BYTES, Deployment
 from penstock.predict.physical import PhysicalStepTime
-from penstock.predict.steptime import StepLoad
 
 _ENOUGH = 8  # requests at once that make a way out worth naming
 
@@ -110,8 +112,8 @@ def limits(
     ceiling = Ceiling(deployment)
     usual = PhysicalStepTime(filled(deployment)[0])
     context = mean_context(prompt, output)
-    loads = {batch: decode_load(batch, context) for batch in wanted}
-    served = {batch: served_load(batch, prompt, output) for batch in wanted}
+    decoding = {batch: alone(decode_load(batch, context)) for batch in wanted}
+    serving = {batch: served(batch, prompt, output) for batch in wanted}
     return Limits(
         model=model.name,
         parameters=model.parameters,
@@ -132,9 +134,9 @@ def limits(
         largest_batch=most,
         crossover=ceiling.crossover(context),
         prefill_crossover=ceiling.prefill_crossover(),
-        prefill=_step(ceiling, usual, 1, prefill_load(1, prompt), prompt),
-        decode=tuple(_step(ceiling, usual, b, load, 1) for b, load in loads.items()),
-        served=tuple(_step(ceiling, usual, b, load, 1) for b, load in served.items()),
+        prefill=_step(ceiling, usual, 1, alone(prefill_load(1, prompt)), prompt),
+        decode=tuple(_step(ceiling, usual, b, mix, 1) for b, mix in decoding.items()),
+        served=tuple(_step(ceiling, usual, b, mix, 1) for b, mix in serving.items()),
         notes=ceiling.gaps,
     )
 
@@ -178,39 +180,39 @@ def largest_batch(
     return int(tokens / mean_context(prompt, output))
 
 
-def usual_parts(step: PhysicalStepTime, load: StepLoad) -> dict[str, float]:
-    """Seconds of each part of a step in practice, as they would be if nothing overlapped."""
-    work, costs = step.work(load), step.costs
-    attended = work.decode_attention + work.attention
-    return {
-        "weights": (work.read + work.experts_read) * costs.read,
-        "KV": work.kv * costs.kv,
-        "compute": (
+def usual_parts(step: PhysicalStepTime, mix: Mix) -> dict[str, float]:
+    """Mean seconds of each part of steps in practice, as they would be if nothing overlapped."""
+    found = dict.fromkeys(("weights", "KV", "compute", "link", "overhead"), 0.0)
+    costs = step.costs
+    for share, load in mix:
+        work = step.work(load)
+        attended = work.decode_attention + work.attention
+        found["weights"] += share * (work.read + work.experts_read) * costs.read
+        found["KV"] += share * work.kv * costs.kv
+        found["compute"] += share * (
             work.compute * costs.compute
             + work.experts_compute * costs.experts_compute
             + attended * costs.attention
-        ),
-        "link": work.link * costs.link + work.collectives * costs.collective,
-        "overhead": (
+        )
+        found["link"] += share * (work.link * costs.link + work.collectives * costs.collective)
+        found["overhead"] += share * (
             work.layers * costs.layer
             + work.sequences * costs.sequence
             + work.logits * costs.logits
             + costs.step
-        ),
-    }
+        )
+    return found
 
 
-def _step(
-    ceiling: Ceiling, usual: PhysicalStepTime, batch: int, load: StepLoad, tokens: int
-) -> Step:
-    """A step that yields so many tokens for each of `batch` sequences."""
-    least, most, parts = ceiling.seconds(load), usual.seconds(load), usual_parts(usual, load)
+def _step(ceiling: Ceiling, usual: PhysicalStepTime, batch: int, mix: Mix, tokens: int) -> Step:
+    """The mean step of a mix, which yields so many tokens for each of `batch` sequences."""
+    least, most, parts = ceiling.seconds(mix), mean_seconds(usual, mix), usual_parts(usual, mix)
     return Step(
         batch=batch,
         seconds=least,
         tokens_per_s=batch * tokens / least,
         user_tokens_per_s=tokens / least,
-        binds=ceiling.binds(load),
+        binds=ceiling.binds(mix),
         usually_s=most,
         usually_tokens_per_s=batch * tokens / most,
         usually_user_tokens_per_s=tokens / most,

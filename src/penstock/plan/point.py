@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
 from penstock.plan.limits import largest_batch
-from penstock.predict.ceilings import filled, mean_context, verify_load
+from penstock.predict.ceilings import Ceiling, Mix, filled, mean_seconds, served
 from penstock.predict.deployment import MEMORY_SHARE, Deployment
 from penstock.predict.physical import PhysicalStepTime
-from penstock.predict.steptime import StepLoad, StepTime, chunk_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,27 @@ def usual(deployment: Deployment) -> PhysicalStepTime:
     return PhysicalStepTime(filled(deployment)[0])
 
 
-def outcome(point: Point, step_time: Callable[[Deployment], StepTime]) -> Outcome:
-    """What a point gives with these step times."""
-    step, running = step_time(point.deployment), point.running
+def outcome(point: Point) -> Outcome:
+    """What a point gives with usual step times."""
+    step = usual(point.deployment)
+    return _outcome(point, lambda mix: mean_seconds(step, mix))
+
+
+def best_outcome(point: Point) -> Outcome:
+    """What a point would give at the hardware's ceiling."""
+    return _outcome(point, Ceiling(point.deployment).seconds)
+
+
+def _outcome(point: Point, seconds_of: Callable[[Mix], float]) -> Outcome:
     gained = accepted(point.acceptance, point.drafted)
-    seconds = step.seconds(_load(point, running, gained))
+    lengths = (point.running, point.prompt, point.output)
+    seconds = seconds_of(served(*lengths, point.drafted, gained))
     if point.drafted:
         # A drafting head is about one layer of the model (EAGLE, Li et al. 2024), run once a token.
-        plain = step.seconds(_load(replace(point, drafted=0), running, 1.0))
-        seconds += point.drafted * plain / point.deployment.model.depth
-    tokens_per_s = running * gained / seconds
+        seconds += point.drafted * seconds_of(served(*lengths)) / point.deployment.model.depth
+    tokens_per_s = point.running * gained / seconds
     return Outcome(
-        running=running,
+        running=point.running,
         tokens_per_s=tokens_per_s,
         user_tokens_per_s=gained / seconds,
         e2e_s=point.requests * point.output / tokens_per_s,  # Little's law
@@ -76,17 +84,3 @@ def outcome(point: Point, step_time: Callable[[Deployment], StepTime]) -> Outcom
 def accepted(acceptance: float, drafted: int) -> float:
     """Tokens a step yields in the mean (Leviathan et al. 2023): (1 - a^(k+1)) / (1 - a)."""
     return sum(acceptance**i for i in range(drafted + 1))
-
-
-def _load(point: Point, running: int, gained: float) -> StepLoad:
-    """The mean step: every sequence's next tokens, and the prompts of those that come in."""
-    context = mean_context(point.prompt, point.output)
-    decoding = verify_load(running, context, point.drafted)
-    prompts = running * gained / point.output
-    return StepLoad(
-        prefill_tokens=decoding.prefill_tokens + prompts * point.prompt,
-        prefill_pairs=decoding.prefill_pairs + prompts * chunk_pairs(0, point.prompt),
-        decodes=decoding.decodes,
-        decode_context=decoding.decode_context,
-        logits=decoding.logits,
-    )

@@ -15,8 +15,7 @@ import msgspec
 
 from penstock.plan.changes import CHANGES, Change
 from penstock.plan.limits import check_lengths
-from penstock.plan.point import Outcome, Point, outcome, usual
-from penstock.predict.ceilings import Ceiling
+from penstock.plan.point import Outcome, Point, best_outcome, outcome
 
 Effect = Literal["raises", "lowers", "leaves"]
 _SAME = 0.005  # a smaller change of throughput is none
@@ -72,8 +71,8 @@ def predict(point: Point, change: Change, size: str) -> Prediction:
     """What one change of this size does. Raises `ValueError` as `what_if`."""
     start = replace(point, requests=point.held) if change.full else point
     goal = change.apply(start, size)
-    before, after = outcome(start, usual), outcome(goal, usual)
-    least, most = outcome(start, Ceiling), outcome(goal, Ceiling)
+    before, after = outcome(start), outcome(goal)
+    least, most = best_outcome(start), best_outcome(goal)
     gain = after.tokens_per_s / before.tokens_per_s - 1
     return Prediction(
         change=change.title.format(size),

@@ -16,57 +16,62 @@ import msgspec
 
 from penstock.predict.deployment import Deployment
 from penstock.predict.physical import PhysicalStepTime
-from penstock.predict.steptime import StepLoad, chunk_pairs
+from penstock.predict.steptime import StepLoad, StepTime, chunk_pairs
 
 Binds = Literal["weights", "KV", "compute", "link"]
 _MOST = 1 << 20  # beyond so many sequences in one step nobody asks what binds
 
 
+# Steps of several kinds, each with the share of all steps that are so.
+Mix = tuple[tuple[float, StepLoad], ...]
+
+
 class Ceiling:
-    """The least time of steps on one replica: a `StepTime` that nothing beats.
+    """The least mean time of steps on one replica.
 
     Attention's arithmetic is reckoned at the 16-bit rate. A rate that the
     sheet does not have cannot bind; `gaps` says which these are.
     """
-
-    request_s = 0.0
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment, gaps = filled(deployment)
         self.gaps = tuple(gaps)
         self._work = PhysicalStepTime(self.deployment).work
 
-    def parts(self, load: StepLoad) -> dict[Binds, float]:
-        """Seconds that each resource needs for a step with this load."""
-        work = self._work(load)
-        return {
-            "weights": work.read + work.experts_read,
-            "KV": work.kv,
-            "compute": (
-                work.compute + work.experts_compute + work.decode_attention + work.attention
-            ),
-            "link": work.link,
-        }
+    def parts(self, mix: Mix) -> dict[Binds, float]:
+        """Seconds that each resource needs in the mean for steps of this mix."""
+        found: dict[Binds, float] = dict.fromkeys(("weights", "KV", "compute", "link"), 0.0)
+        for share, load in mix:
+            work = self._work(load)
+            attended = work.decode_attention + work.attention
+            found["weights"] += share * (work.read + work.experts_read)
+            found["KV"] += share * work.kv
+            found["compute"] += share * (work.compute + work.experts_compute + attended)
+            found["link"] += share * work.link
+        return found
 
-    def seconds(self, load: StepLoad) -> float:
-        """Least seconds of a step with this load.
+    def seconds(self, mix: Mix) -> float:
+        """Least mean seconds of steps of this mix.
 
         Weights and KV come over the same wires one after the other; memory,
-        arithmetic and links overlap.
+        arithmetic and links overlap, over the bounds of steps too, since
+        chunks of prompts can be laid where arithmetic is idle.
         """
-        parts = self.parts(load)
-        return max(parts["weights"] + parts["KV"], parts["compute"], parts["link"])
+        return max(self._needs(mix).values())
 
-    def binds(self, load: StepLoad) -> Binds:
-        """What the step waits for: of memory, the larger of weights and KV."""
-        parts = self.parts(load)
+    def binds(self, mix: Mix) -> Binds:
+        """What the steps wait for: of memory, the larger of weights and KV."""
+        needs = self._needs(mix)
+        return max(needs, key=lambda name: needs[name])
+
+    def _needs(self, mix: Mix) -> dict[Binds, float]:
+        parts = self.parts(mix)
         memory: Binds = "weights" if parts["weights"] >= parts["KV"] else "KV"
-        needs: dict[Binds, float] = {
+        return {
             memory: parts["weights"] + parts["KV"],
             "compute": parts["compute"],
             "link": parts["link"],
         }
-        return max(needs, key=lambda name: needs[name])
 
     def crossover(self, context: float) -> int | None:
         """Fewest sequences at which decoding is no longer bound by memory.
@@ -84,7 +89,7 @@ class Ceiling:
         """Fewest of what `load` takes at which memory does not bind; None if it does to the end."""
 
         def free(count: int) -> bool:
-            return self.binds(load(count)) in ("compute", "link")
+            return self.binds(alone(load(count))) in ("compute", "link")
 
         high = 1
         while not free(high):
@@ -96,6 +101,11 @@ class Ceiling:
             middle = (low + high) // 2
             low, high = (low, middle) if free(middle) else (middle, high)
         return high
+
+
+def alone(load: StepLoad) -> Mix:
+    """Steps that all have this load."""
+    return ((1.0, load),)
 
 
 def decode_load(batch: float, context: float) -> StepLoad:
@@ -112,20 +122,29 @@ def prefill_load(batch: float, prompt: int) -> StepLoad:
     )
 
 
-def served_load(batch: float, prompt: int, output: int) -> StepLoad:
-    """The mean step of a server in which `batch` sequences decode and new prompts take their turn.
+def served(batch: float, prompt: int, output: int, drafted: int = 0, gained: float = 1.0) -> Mix:
+    """The steps of a server in which `batch` sequences decode and new prompts take their turn.
 
-    Every output token brings `prompt / output` tokens of prompt with it.
+    Each step yields `gained` tokens a sequence (more than 1 only where
+    `drafted` tokens are checked), and every `output` of them bring a prompt,
+    which is computed whole in one step: so it touches each expert once.
     """
-    decodes = decode_load(batch, mean_context(prompt, output))
-    prompts = prefill_load(batch / output, prompt)
-    return StepLoad(
-        prefill_tokens=prompts.prefill_tokens,
-        prefill_pairs=prompts.prefill_pairs,
-        decodes=batch,
-        decode_context=decodes.decode_context,
-        logits=batch,  # a prompt's own row yields one of its request's output tokens
+    decoding = verify_load(batch, mean_context(prompt, output), drafted)
+    arriving = batch * gained / output  # prompts per step
+    # A prompt's own logits yield one of its request's output tokens: no row is added.
+    together = max(1.0, arriving)
+    with_prompts = msgspec.structs.replace(
+        decoding,
+        prefill_tokens=decoding.prefill_tokens + together * prompt,
+        prefill_pairs=decoding.prefill_pairs + together * chunk_pairs(0, prompt),
     )
+    share = min(1.0, arriving)
+    return ((1 - share, decoding), (share, with_prompts))
+
+
+def mean_seconds(step: StepTime, mix: Mix) -> float:
+    """Mean seconds of steps of this mix."""
+    return sum(share * step.seconds(load) for share, load in mix)
 
 
 def verify_load(batch: float, context: float, drafted: int) -> StepLoad:

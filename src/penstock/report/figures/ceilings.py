@@ -13,10 +13,10 @@ from penstock.report import look
 from penstock.report.look import Chart
 
 _LINES = {
-    "ceiling, decoding alone": look.ACCENT[0],
-    "usual, decoding alone": look.ACCENT[0],
-    "ceiling, prompts computed too": look.OTHER[0],
-    "usual, prompts computed too": look.OTHER[0],
+    "ceiling, decoding": look.ACCENT[0],
+    "usual, decoding": look.ACCENT[0],
+    "ceiling, with prompts": look.OTHER[0],
+    "usual, with prompts": look.OTHER[0],
 }
 _PARTS = {
     "weights": look.ACCENT[0],
@@ -25,12 +25,18 @@ _PARTS = {
     "link": look.WARN[0],
     "overhead": look.MUTED[0],
 }
+_LEGEND: dict[str, Any] = {
+    "title": None,
+    "orient": "bottom",
+    "labelLimit": 0,
+    "labelColor": look.MUTED[0],
+}
 _EFFECTS = {"raises": look.ACCENT[0], "leaves": look.MUTED[0], "lowers": look.WARN[0]}
 
 
 def throughput(found: Limits, width: int, height: int) -> Chart:
     """Tokens/s of all against the sequences in a step, at the ceiling (dashed) and usually."""
-    rows = [*_rows(found.decode, "decoding alone"), *_rows(found.served, "prompts computed too")]
+    rows = [*_rows(found.decode, "decoding"), *_rows(found.served, "with prompts")]
     x = alt.X("x:Q", title="sequences in a step", **look.axis(rows, "x"))
     y = alt.Y("y:Q", title=None, **look.axis(rows, "y"))
     lines = alt.Chart(look.data(rows)).encode(
@@ -39,9 +45,7 @@ def throughput(found: Limits, width: int, height: int) -> Chart:
         color=alt.Color(
             "name:N",
             scale=alt.Scale(domain=list(_LINES), range=list(_LINES.values())),
-            legend=alt.Legend(
-                title=None, orient="bottom", columns=2, symbolType="stroke", labelLimit=0
-            ),
+            legend=alt.Legend(columns=2, symbolType="stroke", **_LEGEND),
         ),
         strokeDash=alt.StrokeDash(
             "name:N",
@@ -61,7 +65,12 @@ def throughput(found: Limits, width: int, height: int) -> Chart:
 
 def parts(found: Limits, width: int, height: int) -> Chart:
     """What a usual decoding step spends its time on, by sequences in it; its length above."""
-    x = alt.X("x:N", sort=None, title="sequences in a step", axis=alt.Axis(labelAngle=0))
+    x = alt.X(
+        "x:N",
+        sort=None,
+        title="sequences in a step",
+        axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
+    )
     shares: list[dict[str, Any]] = [
         {
             "x": f"{step.batch:,}",
@@ -73,8 +82,10 @@ def parts(found: Limits, width: int, height: int) -> Chart:
         for order, (part, seconds) in enumerate(step.parts_s.items())
         if seconds
     ]
+    every = 1 if width > 38 * len(found.decode) else 2  # on a phone there is room for half
     lengths = [
-        {"x": f"{step.batch:,}", "text": f"{1000 * step.usually_s:,.3g}"} for step in found.decode
+        {"x": f"{step.batch:,}", "text": f"{1000 * step.usually_s:,.3g}"}
+        for step in found.decode[::every]
     ]
     used = [part for part in _PARTS if any(row["part"] == part for row in shares)]
     scale = alt.Scale(domain=used, range=[_PARTS[part] for part in used])
@@ -90,9 +101,7 @@ def parts(found: Limits, width: int, height: int) -> Chart:
                 axis=alt.Axis(values=[0, 25, 50, 75, 100]),
             ),
             order="order:Q",
-            color=alt.Color(
-                "part:N", scale=scale, legend=alt.Legend(title=None, orient="bottom", columns=5)
-            ),
+            color=alt.Color("part:N", scale=scale, legend=alt.Legend(columns=5, **_LEGEND)),
         )
     )
     above = (
@@ -100,7 +109,7 @@ def parts(found: Limits, width: int, height: int) -> Chart:
         .mark_text(dy=-5, fontSize=10, color=look.INK[0])
         .encode(x=x, y=alt.datum(100), text="text:N")
     )
-    title = "a usual decoding step: % by what it goes to (none overlapping), and its ms"
+    title = "% of a usual decoding step, if nothing overlapped; above: its ms"
     return look.dress(alt.layer(bars, above, title=title), width, height)
 
 
@@ -129,7 +138,9 @@ def changes(predictions: Sequence[Prediction], width: int, height: int) -> Chart
             ),
             base.mark_tick(color=look.INK[0], thickness=1.5, height=15).encode(x="ceiling:Q"),
             *_beside_zero(base),
-            title="change of throughput with usual efficiencies; tick: at the hardware's ceiling",
+            title=alt.TitleParams(
+                "change of throughput, usually; tick: at the ceiling", frame="bounds"
+            ),
         ),
         width,
         height,
