@@ -24,6 +24,8 @@ _FORMATS = ("bf16", "fp8", "fp4")
 # Tokens gained a step where speculation is used and nobody says how many come of it.
 _GAINED = (2.0, MOST_GAINED)
 
+_GROUPS, _REPLICAS = 4, 1000
+
 # Which question settles each condition.
 QUESTIONS = {
     "baseline": "What exactly is the figure compared with: which software, weight format, "
@@ -73,14 +75,16 @@ def readings(claim: Claim, *sheets: Path) -> Iterator[Reading]:
     if shape is None or (sheet is None and claim.other_hardware is not None):
         return
     for one in [sheet] if sheet is not None else devices().values():
-        for count in _devices(claim, one):
-            yield from _on(claim, shape, one, count)
+        yield from _on(claim, shape, one)
 
 
-def _on(claim: Claim, shape: Architecture | Sized, sheet: Device, count: int) -> Iterator[Reading]:
-    axes = product(_whose(claim, count), _precisions(claim, shape), _gained(claim))
+def _on(claim: Claim, shape: Architecture | Sized, sheet: Device) -> Iterator[Reading]:
+    axes = product(_whose(claim), _precisions(claim, shape), _gained(claim))
     for (whose, customary), precision, gained in axes:
-        for phase, usual in _phases(claim, whose):
+        rest = product(_devices(claim, sheet, whose), _phases(claim, whose))
+        for (count, near), (phase, usual) in rest:
+            if whose == "device" != claim.whose and count == 1:
+                continue  # the same as the system's
             assumed: dict[str, Any] = {
                 "hardware": sheet.name,
                 "devices": count,
@@ -111,22 +115,32 @@ def _on(claim: Claim, shape: Architecture | Sized, sheet: Device, count: int) ->
                 gained=gained,
                 told=claim.speculation is not None,
                 assumed={k: str(v) for k, v in assumed.items() if getattr(claim, k) is None},
-                customary=customary and usual,
+                customary=customary and near and usual,
             )
 
 
-def _devices(claim: Claim, sheet: Device) -> list[int]:
-    """As told, or else one, and as many as the scale-up link joins."""
-    return [claim.devices] if claim.devices else sorted({1, sheet.link_devices})
+def _devices(claim: Claim, sheet: Device, whose: Whose) -> list[tuple[int, bool]]:
+    """As many as told, or else one, what the scale-up link joins, or groups of those.
+
+    Some groups can share a model over the network. Of replicas there may be
+    any number, but then no load is told.
+    """
+    if claim.devices is not None:
+        return [(claim.devices, True)]
+    joined = sheet.link_devices
+    groups = _REPLICAS if whose == "system" and not _loaded(claim) else _GROUPS
+    return [(count, True) for count in sorted({1, joined})] + [(groups * joined, False)]
 
 
-def _whose(claim: Claim, count: int) -> list[tuple[Whose, bool]]:
+def _whose(claim: Claim) -> list[tuple[Whose, bool]]:
     """Whose speed it may be. A figure told beside a load is customarily that of the whole."""
     if claim.whose is not None and claim.whose != "ratio":
         return [(claim.whose, True)]
-    loaded = (claim.batch or claim.concurrency or 1) > 1 or claim.user_speed is not None
-    found: list[tuple[Whose, bool]] = [("user", not loaded), ("system", True)]
-    return [*found, ("device", False)] if count > 1 else found
+    return [("user", not _loaded(claim)), ("system", True), ("device", False)]
+
+
+def _loaded(claim: Claim) -> bool:
+    return (claim.batch or claim.concurrency or 1) > 1 or claim.user_speed is not None
 
 
 def _phases(claim: Claim, whose: Whose) -> list[tuple[Phase, bool]]:

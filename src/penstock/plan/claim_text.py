@@ -7,6 +7,7 @@ write the claim as a file (see `plan/claim.py`).
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -61,20 +62,21 @@ _TECHNIQUES: dict[str, Technique] = {
 }
 
 
-def parse(text: str) -> Claim:
+def parse(text: str, *sheets: Path) -> Claim:
     """What a sentence claims. Raises `ValueError` where no figure is found in it.
 
     A second figure for each user beside a first for the whole gives how many
     share it. Text after "than", "over" or "versus" is the baseline of a ratio.
+    `sheets` are files of hardware of one's own, known by its names.
     """
     words = Words(text)
     fields: dict[str, Any] = {"text": text, "up_to": bool(words.take(r"\bup to\b"))}
     technique = next((t for p, t in _TECHNIQUES.items() if words.has(p)), None)
     whole = Words(text).left
-    if ratio := _ratio(words):
+    if ratio := _ratio(words, *sheets):
         fields |= {"figure": ratio, "unit": "x", "whose": "ratio"}
-        fields["baseline"] = _baseline(words)
-    fields |= _conditions(words)
+        fields["baseline"] = _baseline(words, *sheets)
+    fields |= _conditions(words, *sheets)
     if not ratio:
         fields |= _figure(words)
     elif technique is None and (fields["baseline"] or fields.get("hardware")):
@@ -86,16 +88,16 @@ def parse(text: str) -> Claim:
             f"no figure found in {whole!r}; write one such as '50 tokens/s', '20 ms per token' "
             "or '3x faster than ...', or give the claim as a TOML file (`penstock audit --help`)."
         )
-    return checked(msgspec.convert(fields, Claim), "the claim")
+    return checked(msgspec.convert(fields, Claim), "the claim", *sheets)
 
 
-def _conditions(words: Words) -> dict[str, Any]:
+def _conditions(words: Words, *sheets: Path) -> dict[str, Any]:
     """All conditions that the words name; they are taken out."""
     found: dict[str, Any] = {}
     model = model_in(words)
     found |= {"model": model.name, "parameters": None if model.name else model.parameters}
     found["active_parameters"] = None if model.name else model.active
-    hardware = hardware_in(words)
+    hardware = hardware_in(words, *sheets)
     found |= {"hardware": hardware.name, "devices": hardware.devices}
     found |= {"other_model": model.unknown, "other_hardware": hardware.unknown}
     found["kv_precision"] = format_in(words, after=r"\s(?:kv|kv[\s-]cache)\b")
@@ -146,7 +148,7 @@ def _speculation(words: Words) -> dict[str, Any]:
     return {"speculative": words.has(r"speculat|eagle|medusa|\bmtp\b|multi-?token prediction")}
 
 
-def _ratio(words: Words) -> float | None:
+def _ratio(words: Words, *sheets: Path) -> float | None:
     """The factor claimed, unless what looks like one counts devices or is part of a name."""
     bare = Words(words.left)
     model_in(bare), hardware_in(bare)
@@ -161,13 +163,13 @@ def _ratio(words: Words) -> float | None:
     return None
 
 
-def _baseline(words: Words) -> Baseline | None:
+def _baseline(words: Words, *sheets: Path) -> Baseline | None:
     """What the ratio is to: the words up to the next preposition; what follows holds for both."""
     match = words.take(rf"{_TO}(.+?){_ENDS}")
     if match is None:
         return None
     part = Words(match[1])
-    conditions = {k: v for k, v in _conditions(part).items() if not k.startswith("other_")}
+    conditions = {k: v for k, v in _conditions(part, *sheets).items() if not k.startswith("other_")}
     figure = _figure(part).get("figure")
     return msgspec.convert(conditions | {"figure": figure, "said": match[1].strip()}, Baseline)
 
@@ -221,10 +223,11 @@ def _whose_after(after: str) -> Whose | None:
 
 
 def _whose(words: Words) -> Whose | None:
-    for pattern, whose in ((_PER_USER, "user"), (_PER_DEVICE, "device"), (_SYSTEM, "system")):
-        if words.has(pattern):
-            return msgspec.convert(whose, Whose)
-    return None
+    if words.has(_PER_USER):
+        return "user"
+    if words.has(_PER_DEVICE):
+        return "device"
+    return "system" if words.has(_SYSTEM) else None
 
 
 def _phase(words: Words) -> str | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from penstock.predict.architecture import architecture, shapes
-from penstock.predict.sheet import devices
+from penstock.predict.sheet import devices, read
 
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)\s*(k|m|thousand|million|billion)?\b"
 _SCALE = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "billion": 1e9}
@@ -111,9 +112,9 @@ def format_in(words: Words, before: str = "", after: str = "") -> str | None:
     return None
 
 
-def hardware_in(words: Words) -> Hardware:
+def hardware_in(words: Words, *sheets: Path) -> Hardware:
     """The first hardware named, and how many of it; plain "GPUs" have a count and no name."""
-    for pattern, (name, each) in (*_CALLED.items(), *_sheets().items()):
+    for pattern, (name, each) in (*_CALLED.items(), *_sheets(*sheets).items()):
         match = words.take(rf"{_COUNT}(?:\w+\s)?{_START}{pattern}s?\b(?:\s?\(?x\s?(\d+)\b\)?)?")
         if match is not None:
             groups = match.groupdict()
@@ -169,8 +170,9 @@ def _models() -> Mapping[str, str]:
 
 
 @cache
-def _sheets() -> Mapping[str, tuple[str, int | None]]:
-    longest = sorted(devices(), key=len, reverse=True)
+def _sheets(*own: Path) -> Mapping[str, tuple[str, int | None]]:
+    names = [*devices(), *(name for path in own for name in read(path))]
+    longest = sorted(names, key=len, reverse=True)
     return {
         re.escape(n).replace(r"\-", r"[\s-]?") + r"(?:[\s-]sxm5?|[\s-]pcie)?": (n, None)
         for n in longest

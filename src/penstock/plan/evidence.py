@@ -22,7 +22,7 @@ from penstock.predict.sheet import device
 
 Kind = Literal["user", "system", "prefill"]
 # Points within this distance are "like" the claim, if there are so many of them.
-NEAR, ENOUGH = 2.0, 5
+NEAR, ENOUGH = 1.5, 5
 # How far above the best of those a figure may lie: software gains that much in a year or so.
 MARGIN = 1.25
 _TRIED = 64  # points like a claim that are tried for what it leaves open

@@ -1,0 +1,168 @@
+"""Whether `penstock audit` lets published measurements pass, and how far beyond them it says no.
+
+python -m benchmarks.audit_validate [--data DIR] [--json] [--out FILE]
+
+Every row of the published tables is audited as a claim of its own: none may be
+*impossible*. `factor` is by how much its figure must be multiplied until the
+verdict is implausible or impossible, `impossible_factor` until it is
+impossible. The audit compares with points of the same tables, so each row is
+judged once more without all points of its model (`without_its_model`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from benchmarks import measured_tables as tables
+from benchmarks.measured_tables import FILES
+from penstock.plan.audit import audit
+from penstock.plan.blanks import readings
+from penstock.plan.claim import Claim
+from penstock.plan.judge import judge
+from penstock.plan.measured import Measured
+from penstock.predict.architecture import plain_name
+
+
+def serving(path: Path) -> Iterator[Claim]:
+    """Both figures of each row: what a user sees, and what the deployment delivers."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            told = row["precision"] or None
+            model = row["model_path"]
+            common = Claim(
+                figure=float(row["tpot_ms"]),
+                unit="ms/token",
+                whose="user",
+                phase="decode",
+                model=plain_name(model),
+                precision="mxfp4" if "gpt-oss" in model else told,
+                hardware=row["system"].removesuffix("_sxm"),
+                devices=tables.devices_of(row),
+                concurrency=int(row["concurrency"]) if row["concurrency"] else None,
+                prompt=int(row["isl"]),
+                output=int(row["osl"]),
+            )
+            yield common
+            if common.concurrency is not None:
+                seconds = (float(row["ttft_ms"]) + (int(row["osl"]) - 1) * common.figure) / 1000
+                rate = common.concurrency * int(row["osl"]) / seconds
+                yield msgspec.structs.replace(
+                    common, figure=rate, unit="tokens/s", whose="system", phase="served"
+                )
+
+
+def of_points(points: Iterator[Measured]) -> Iterator[Claim]:
+    """The figures of tables that tell all that the points hold."""
+    for p in points:
+        common = Claim(
+            figure=1.0,
+            model=p.model,
+            precision=p.precision,
+            hardware=p.device,
+            devices=p.devices,
+            batch=p.concurrency,
+            prompt=p.prompt,
+            output=p.output,
+        )
+        for figure, whose, phase in (
+            (p.user, "user", "decode"),
+            (p.system, "system", "served"),
+            (p.prefill, "system", "prefill"),
+        ):
+            if figure is not None:
+                fields = {"figure": figure, "whose": whose, "phase": phase}
+                yield msgspec.structs.replace(common, **fields)
+
+
+def claims(results: Path) -> dict[str, list[Claim]]:
+    """Every row of the tables under `results` as claims, by table."""
+    return {
+        "serving": list(serving(results / FILES["serving"])),
+        "offline": list(of_points(tables.offline(results / FILES["offline"]))),
+        "llama.cpp": list(of_points(tables.batched(results / FILES["llama.cpp"]))),
+    }
+
+
+def multiplied(claim: Claim, factor: float) -> Claim:
+    """The claim, so many times as fast."""
+    figure = claim.figure / factor if claim.unit == "ms/token" else claim.figure * factor
+    return msgspec.structs.replace(claim, figure=figure)
+
+
+def factors(claim: Claim) -> tuple[float, float]:
+    """By how much the figure must grow to be implausible, and to be impossible.
+
+    Ceilings do not depend on the figure, so both follow from those of the
+    reading that asks least; the audit of the figure just below and just above
+    must agree.
+    """
+    judged = [judge(one) for one in readings(claim)]
+    implausible = max(min(one.limit, one.sure.rate) / one.reading.rate for one in judged)
+    impossible = max(one.sure.rate / one.reading.rate for one in judged)
+    assert audit(multiplied(claim, implausible * 1.001)).verdict in ("implausible", "impossible")
+    assert audit(multiplied(claim, impossible * 1.001)).verdict == "impossible"
+    return implausible, impossible
+
+
+def validate(of: list[Claim]) -> dict[str, Any]:
+    """Verdicts and factors of claims."""
+    verdicts = Counter(audit(claim).verdict for claim in of)
+    found = np.array([factors(claim) for claim in of])
+    alone = Counter(
+        max((judge(one, skip=one.model.name).verdict for one in readings(claim)), key=_ease)
+        for claim in of
+    )
+    return {
+        "claims": len(of),
+        "verdicts": dict(verdicts),
+        "impossible": verdicts["impossible"],
+        "factor": _spread(found[:, 0]),
+        "impossible_factor": _spread(found[:, 1]),
+        "without_its_model": dict(alone),
+    }
+
+
+def _ease(verdict: str) -> int:
+    return ("impossible", "implausible", "plausible").index(verdict)
+
+
+def _spread(values: Any) -> dict[str, float]:
+    quantiles = {"p10": 0.1, "median": 0.5, "p90": 0.9}
+    return {name: round(float(np.quantile(values, q)), 3) for name, q in quantiles.items()}
+
+
+def main() -> None:
+    """Validate all tables and publish the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--json", action="store_true", help="print JSON, and only that")
+    parser.add_argument("--out", type=Path, help="write the JSON here as well")
+    given = parser.parse_args()
+    by_table = claims(given.data / "results")
+    every = [claim for of in by_table.values() for claim in of]
+    result = {
+        "overall": validate(every),
+        "by_table": {name: validate(of) for name, of in by_table.items()},
+        "files": FILES,
+    }
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=2) + "\n")
+    if given.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, one in {"all": result["overall"], **result["by_table"]}.items():
+        said = ", ".join(f"{count} {verdict}" for verdict, count in one["verdicts"].items())
+        print(f"{name:>10}: {said}; implausible from {one['factor']['median']} times on (median)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Where a claim stands: against what its hardware allows, and beside what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from penstock.plan.audit import Audit
+from penstock.plan.judge import Judged
+from penstock.report import look
+from penstock.report.look import Chart
+
+_COLOURS = {"claimed": look.WARN[0], "ceiling": look.INK[0], "measured": look.ACCENT[0]}
+
+
+def standing(made: Audit, width: int, height: int) -> Chart | None:
+    """Tokens/s of the claim, its ceilings and the nearest measured points, on one axis.
+
+    Of a ratio the factor beside the most that each reading of its technique
+    gives. None where there is nothing to set the figure against.
+    """
+    rows = _ratios(made) if made.claim.unit == "x" and not made.judged else _rates(made)
+    if len(rows) < 2:
+        return None
+    names = [row["name"] for row in rows]
+    x = alt.X(
+        "x:Q",
+        title="times as much" if made.claim.unit == "x" and not made.judged else "tokens/s",
+        **look.axis(rows, "x"),
+    )
+    y = alt.Y(
+        "name:N",
+        sort=names,
+        title=None,
+        axis=alt.Axis(grid=False, ticks=False, domain=False, labelLimit=round(0.6 * width)),
+    )
+    base = alt.Chart(look.data(rows)).encode(
+        y=y,
+        color=alt.Color(
+            "kind:N",
+            scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())),
+            legend=None,
+        ),
+    )
+    claim = alt.Chart(look.data(rows[:1])).mark_rule(
+        color=look.WARN[0], strokeDash=[5, 3], strokeWidth=1.3
+    )
+    bars = base.transform_filter("datum.kind == 'ceiling'")
+    dots = base.transform_filter("datum.kind != 'ceiling'")
+    return look.dress(
+        alt.layer(
+            claim.encode(x=x),
+            bars.mark_tick(thickness=3, size=16).encode(x=x),
+            dots.mark_circle(size=80, opacity=1).encode(x=x),
+            base.mark_text(dy=-11, fontSize=11).encode(x=x, text="label:N"),
+            title="the claim (dashed), what allows how much, and what was measured nearest to it",
+        ),
+        width,
+        max(height, 60 + 34 * len(rows)),
+    )
+
+
+def _rates(made: Audit) -> list[dict[str, Any]]:
+    rows = []
+    if (one := made.shown) is not None:
+        rows = [_row("claimed", "claimed", one.reading.rate), *_ceilings(one)]
+    elif made.nearest:
+        rows = [_row("claimed", "claimed", made.claim.figure)]
+    for near in made.nearest:
+        p = near.point
+        at = f", {p.concurrency:,} at once" if p.concurrency else ""
+        said = f"{p.model} {p.precision}, {p.devices} × {p.device}, {p.prompt:,}/{p.output:,}{at}"
+        if said not in [row["name"] for row in rows]:
+            rows.append(_row(said, "measured", near.rate))
+    return rows
+
+
+def _ceilings(one: Judged) -> list[dict[str, Any]]:
+    found = [
+        ("cannot be exceeded, speculation and all", one.sure.rate),
+        (f"ceiling: {one.ordinary.binds}", one.ordinary.rate),
+        ("best of what was measured like it, and a quarter", one.limit),
+    ]
+    if one.evidence.best is None:
+        found.pop()
+    return [_row(name, "ceiling", rate) for name, rate in found if rate < float("inf")]
+
+
+def _ratios(made: Audit) -> list[dict[str, Any]]:
+    rows = [_row("claimed", "claimed", made.claim.figure)]
+    return rows + [_row(one.reading, "ceiling", one.factor) for one in made.ratios]
+
+
+def _row(name: str, kind: str, x: float) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "x": x, "label": f"{x:,.3g}" if x < 100 else f"{x:,.0f}"}
