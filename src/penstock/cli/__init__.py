@@ -6,6 +6,7 @@ import typer
 
 from penstock import __version__
 from penstock.cli import hardware, models, runs
+from penstock.cli.audit import audit
 from penstock.cli.bench import bench
 from penstock.cli.compare import compare
 from penstock.cli.explain import explain
@@ -27,6 +28,7 @@ app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
 app.command()(limits)
+app.command()(audit)
 app.command()(plan)
 app.add_typer(models.app, name="models")
 app.add_typer(hardware.app, name="hardware")
