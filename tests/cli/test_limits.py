@@ -105,6 +105,12 @@ def test_hardware_lists_shows_and_is_told_as_json():
     assert json.loads(penstock("hardware", "show", "l4", "--json"))["power_w"] == 72
 
 
+def test_all_hardware_is_drawn(tmp_path):
+    penstock("hardware", "list", "--png", tmp_path / "h.png")
+    assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+    assert "No such file" in penstock("hardware", "list", "--png", "/nowhere/h.png", exit_code=1)
+
+
 def test_a_shown_sheet_can_be_changed_and_used(tmp_path):
     shown = CliRunner().invoke(app, ["hardware", "show", "h100", "--toml"]).output
     assert tomllib.loads(shown)["h100"]["memory_bytes"] == 80e9

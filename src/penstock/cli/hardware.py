@@ -20,11 +20,16 @@ _Sheets = Annotated[
 def hardware(context: typer.Context) -> None:
     """List the hardware that can be named."""
     if context.invoked_subcommand is None:
-        list_(json=False, sheets=None)
+        list_()
 
 
 @app.command("list")
-def list_(*, json: _Json = False, sheets: _Sheets = None) -> None:
+def list_(
+    *,
+    json: _Json = False,
+    sheets: _Sheets = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture of them here.")] = None,
+) -> None:
     """List the hardware that can be named: vendors' dense rates, one device each."""
     from penstock.predict.sheet import devices
     from penstock.predict.sheet import read as read_sheets
@@ -35,6 +40,13 @@ def list_(*, json: _Json = False, sheets: _Sheets = None) -> None:
             known |= read_sheets(path)
     except ValueError as error:
         _fail(str(error))
+    if png is not None:
+        from penstock.report.figures.hardware import write_png
+
+        try:
+            write_png(known.values(), png)
+        except (OSError, ValueError) as error:
+            _fail(str(error))
     if json:
         _print_json(list(known.values()))
         return
