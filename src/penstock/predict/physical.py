@@ -24,6 +24,7 @@ class PhysicalStepTime:
     With `dp` groups each takes an equal share of the sequences. With `pp`
     stages as many micro-batches are under way, each of an equal share: a
     round of all of them takes as long as one of them through all layers.
+    Everything takes `scale` times as long as the parameters say.
     Raises `ValueError` where the sheet lacks a rate that is needed.
     """
 
@@ -32,12 +33,13 @@ class PhysicalStepTime:
         deployment: Deployment,
         efficiencies: Efficiencies | None = None,
         overheads: Overheads | None = None,
+        scale: float = 1.0,
     ) -> None:
         self.deployment = deployment
         self.efficiencies = efficiencies or Efficiencies()
         self.overheads = overheads or Overheads()
-        self.costs = self._costs()
-        self.request_s = self.overheads.request_s
+        self.costs = self._costs().times(scale)
+        self.request_s = self.costs.request
 
         d, model, device = deployment, deployment.model, deployment.device
         self._groups, self._stages = d.dp, d.pp
@@ -61,6 +63,7 @@ class PhysicalStepTime:
         self._decoding = _Bent(lambda c: model.attended_flops(c) / rate16, bends)
         self._attending = _Bent(lambda c: model.attended_flops(c, expanded=True) / rate16, bends)
         self._link_s, self._collectives = _communication(d)
+        self.arithmetic = _arithmetic(d, _plain(d))  # precision of the products outside experts
 
     def _costs(self) -> Costs:
         e, o, d = self.efficiencies, self.overheads, self.deployment

@@ -37,22 +37,26 @@ class Named(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One set of a step time's parameters: physical, or measured `costs`."""
+    """One set of a step time's parameters: physical, or measured `costs`.
+
+    All of it takes `scale` times as long: 1 of an estimate, around 1 of draws.
+    """
 
     efficiencies: Efficiencies | None = None
     overheads: Overheads | None = None
     costs: Costs | None = None
+    scale: float = 1.0
 
     def steptime(self, deployment: Deployment | None) -> AnyStepTime:
         """The step time with these parameters. Raises `ValueError` where one part is missing."""
         if deployment is not None:
-            return PhysicalStepTime(deployment, self.efficiencies, self.overheads)
+            return PhysicalStepTime(deployment, self.efficiencies, self.overheads, self.scale)
         if self.costs is None:
             raise ValueError(
                 "a step time needs [deployment] with [estimate.efficiencies], or "
                 "[estimate.costs] without: see penstock.predict.steptime."
             )
-        return MeasuredStepTime(self.costs)
+        return MeasuredStepTime(self.costs.times(self.scale))
 
 
 class StepFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -30,7 +30,8 @@ them, and the spread of the answers is its interval.
     [estimate.overheads]        # see Overheads
     step_s = 0.0011
 
-    [[draws]]                   # bootstrap replicates, each with the tables of [estimate]
+    [[draws]]                   # bootstrap replicates, each with the tables of [estimate] and
+                                #   a `scale` of all times for what no parameter explains
 
     [fit]                       # how it was obtained; nothing computes with this
     source = "runs/20261121-103204"
@@ -129,6 +130,11 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     logits: float = 0.0
     step: float = 0.0
     request: float = 0.0
+
+    def times(self, factor: float) -> Costs:
+        """The costs of a server that takes so many times as long for everything."""
+        each = msgspec.structs.asdict(self)
+        return Costs(**{name: factor * value for name, value in each.items()})
 
 
 def terms(work: Work, costs: Costs) -> dict[str, Any]:

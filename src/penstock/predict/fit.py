@@ -1,0 +1,197 @@
+"""Finds a step time's parameters from observed spans: bounded least squares, and its bootstrap.
+
+Every parameter is a cost at least as large as physics allows: an efficiency's inverse is never
+under 1, an overhead never under 0. Residuals are relative and weighed softly, so that spans in
+which something else happened (a preemption, a pause) count little. A weak pull towards the
+documented defaults decides only what the observations leave open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from penstock.predict.observe import Floats, Spans
+from penstock.predict.steptime import Costs, StepLoad, Work, terms
+
+PULL = 0.01  # of one doubt's distance from a default, in relative residuals of all spans
+SOFT = 0.03  # relative residuals beyond this count less than their square (soft L1)
+BLOCKS = 20  # consecutive spans share steps, so the bootstrap draws blocks of them
+DRAWS = 40
+HELD_OUT = 0.3  # of the time: the last part, on which the error is measured
+
+
+class Priced(Protocol):
+    """A step time that is linear in its costs."""
+
+    costs: Costs
+
+    def work(self, load: StepLoad) -> Work:
+        """The step's work, in the units that the costs price."""
+        ...
+
+
+class Bounded(NamedTuple):
+    """A parameter to fit: the entry of `Costs`, its default, and the least it may be.
+
+    `doubt` says how far the truth may be from the default, as a share of it.
+    """
+
+    name: str
+    start: float
+    least: float
+    doubt: float
+
+
+class Fit(msgspec.Struct, kw_only=True):
+    """Fitted costs, their bootstrap replicates, and how well they predict what they did not see.
+
+    `spread` is the standard deviation of log(measured / predicted) over blocks
+    of spans: what no parameter explains. `scales` are draws of it, one for each replicate.
+    `held_out_error` is the median of |predicted / measured - 1| over the spans
+    of the last part of the time, with costs fitted to the part before;
+    `bias` the same with sign, `coverage` the share of blocks of those spans
+    whose total lies within the 90 % interval.
+    """
+
+    costs: Costs
+    draws: list[Costs]
+    scales: list[float]
+    spans: int
+    held_out_error: float
+    bias: float
+    coverage: float
+    spread: float
+
+    @property
+    def likely(self) -> list[Costs]:
+        """The replicates, each scaled by its draw of the spread: for intervals of predictions."""
+        return [draw.times(scale) for draw, scale in zip(self.draws, self.scales, strict=True)]
+
+
+def fit(step: Priced, spans: Spans, free: Sequence[Bounded], *, seed: int = 0) -> Fit:
+    """Fit the `free` costs, the others as they are in `step`.
+
+    Raises `ValueError` with fewer than ten spans.
+    """
+    if len(spans.seconds) < 10:
+        raise ValueError(
+            f"{len(spans.seconds)} spans of steps are too few to fit {len(free)} parameters: "
+            "calibrate from a run with more requests."
+        )
+    rng = np.random.default_rng(seed)
+    whole = _Problem(step, spans, free)
+    costs = whole.solve(np.arange(len(spans.seconds)))
+    draws = [whole.solve(rows) for rows in _resampled(len(spans.seconds), DRAWS, rng)]
+    early = spans.ended <= np.quantile(spans.ended, 1 - HELD_OUT)
+    before, after = np.flatnonzero(early), np.flatnonzero(~early)
+    past = whole.solve(before)
+    ratio = whole.seconds(past)[after] / spans.seconds[after]
+    spread = _block_spread(whole.seconds(costs), spans.seconds)
+    return Fit(
+        costs=costs,
+        draws=draws,
+        scales=np.exp(rng.normal(0, spread, len(draws))).tolist(),
+        spans=len(spans.seconds),
+        held_out_error=float(np.median(np.abs(ratio - 1))),
+        bias=float(np.median(ratio - 1)),
+        coverage=_coverage(whole, before, after, rng),
+        spread=spread,
+    )
+
+
+class _Problem:
+    """The observations as arrays, so that a trial of parameters costs microseconds a span."""
+
+    def __init__(self, step: Priced, spans: Spans, free: Sequence[Bounded]) -> None:
+        self.base, self.free = step.costs, free
+        self.measured, self.requests = spans.seconds, spans.requests
+        rows, times, works = [], [], []
+        for row in range(len(spans.seconds)):
+            for count, load in spans.loads(row):
+                rows.append(row)
+                times.append(count)
+                works.append(step.work(load))
+        self.row, self.times = np.array(rows), np.array(times)
+        self.work = Work(*(np.array(part, dtype=float) for part in zip(*works, strict=True)))
+        self.start = np.array([max(each.start, each.least, 1e-12) for each in free])
+        self.least = np.array([each.least for each in free])
+        self.doubt = np.array([each.doubt for each in free])
+
+    def seconds(self, costs: Costs) -> Floats:
+        """Predicted seconds of every span."""
+        each = sum(terms(self.work, costs).values()) * self.times
+        total = np.bincount(self.row, weights=each, minlength=len(self.measured))
+        return total + self.requests * costs.request
+
+    def solve(self, rows: npt.NDArray[np.intp]) -> Costs:
+        """The costs that fit these rows best; a row may be given more than once."""
+        # Each second counts alike, whether one long span or many short ones tell of it.
+        weight = np.bincount(rows, minlength=len(self.measured)) * self.measured
+        scale = np.sqrt(weight / weight.sum())
+
+        def residuals(factors: Floats) -> Floats:
+            found = self._costs(factors * self.start)
+            relative = self.seconds(found) / self.measured - 1
+            # Soft L1 by hand, so that the pull stays a plain square.
+            soft = np.sqrt(2 * (np.sqrt(1 + (relative / SOFT) ** 2) - 1)) * SOFT
+            return np.append(scale * np.sign(relative) * soft, PULL * (factors - 1) / self.doubt)
+
+        found = least_squares(
+            residuals, np.ones(len(self.free)), bounds=(self.least / self.start, np.inf)
+        )
+        return self._costs(found.x * self.start)
+
+    def _costs(self, values: Floats) -> Costs:
+        named = {each.name: float(value) for each, value in zip(self.free, values, strict=True)}
+        return msgspec.structs.replace(self.base, **named)
+
+
+def _resampled(rows: int, times: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
+    """Rows of a block bootstrap (Künsch 1989): blocks of neighbours, drawn with replacement."""
+    blocks = np.array_split(np.arange(rows), min(BLOCKS, rows))
+    picks = rng.integers(len(blocks), size=(times, len(blocks)))
+    return [np.concatenate([blocks[i] for i in pick]) for pick in picks]
+
+
+def _blocks(predicted: Floats, measured: Floats) -> Floats:
+    """Log of measured / predicted seconds, of each of some blocks of neighbouring spans."""
+    count = min(BLOCKS, len(measured) // 2)
+    parts = np.array_split(np.arange(len(measured)), count)
+    return np.array([np.log(measured[i].sum() / predicted[i].sum()) for i in parts])
+
+
+def _block_spread(predicted: Floats, measured: Floats) -> float:
+    return float(np.std(_blocks(predicted, measured)))
+
+
+def _coverage(
+    problem: _Problem,
+    before: npt.NDArray[np.intp],
+    after: npt.NDArray[np.intp],
+    rng: np.random.Generator,
+) -> float:
+    """Share of later blocks whose seconds lie within 90 % intervals told from earlier ones."""
+    drawn = [problem.solve(before[rows]) for rows in _resampled(len(before), DRAWS, rng)]
+    past = problem.solve(before)
+    noise = _block_spread(problem.seconds(past)[before], problem.measured[before])
+    parts = np.array_split(after, max(1, min(BLOCKS, len(after) // 4)))
+    guesses = np.array([[problem.seconds(c)[i].sum() for i in parts] for c in drawn])
+    guesses = guesses * np.exp(rng.normal(0, noise, size=guesses.shape))
+    low, high = np.quantile(guesses, [0.05, 0.95], axis=0)
+    actual = np.array([problem.measured[i].sum() for i in parts])
+    return float(np.mean((low <= actual) & (actual <= high)))
+
+
+def interval(
+    fitted: Fit, answer: Callable[[Costs], float], confidence: float = 0.9
+) -> tuple[float, float]:
+    """The interval of anything that is computed from costs: what all likely ones answer."""
+    answers = [answer(costs) for costs in fitted.likely]
+    low, high = np.quantile(answers, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
