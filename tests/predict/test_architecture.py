@@ -3,9 +3,21 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.models.shapes import SHAPES
-from penstock.predict.architecture import Architecture, Gqa, Linear, Mla, Moe, architecture, shapes
+from penstock.predict.architecture import (
+    Architecture,
+    Gqa,
+    Linear,
+    Mla,
+    Moe,
+    architecture,
+    from_config,
+    shapes,
+)
+from penstock.predict.hf import Config
 
 
 # As publishers state them, in 10^9. Of a mixture's active ones some count the embedding.
@@ -220,6 +232,28 @@ def test_the_text_part_of_a_model_that_sees_is_read(folder):
     assert architecture(str(where)).parameters == architecture("kimi-k2").parameters
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(shapes())),
+    field=st.sampled_from(sorted(Config.__struct_fields__)),
+    value=st.none()
+    | st.booleans()
+    | st.integers(-10, 10**10)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.lists(st.integers() | st.text(max_size=3), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+def test_whatever_a_config_holds_it_is_read_or_refused(name, field, value):
+    try:
+        model = from_config({**shapes()[name], field: value}, name)
+    except ValueError:
+        return
+    assert model.parameters > 0
+    assert model.kv_bytes(1000, "bf16", 8) >= 0
+    assert model.read_bytes(10, "fp8") > 0
+
+
 @pytest.mark.parametrize(
     ("said", "weights"),
     [
@@ -241,7 +275,12 @@ def test_the_format_of_the_weights_is_what_the_config_says(folder, said, weights
             r"model_type='mamba' is no family known here; known are llama",
         ),
         (config(hidden_size=None), r"hidden_size=None must be a whole number"),
-        (config(num_hidden_layers=-3), r"num_hidden_layers=-3 must be a whole number"),
+        (config(num_hidden_layers=-3), r"Expected `int` >= 1 - at `num_hidden_layers`"),
+        (config(hidden_size="8192"), r"Expected `int .*got `str` - at `hidden_size`"),
+        (config(vocab_size=0), r"vocab_size=0 must be a whole number of at least 1"),
+        (config(layer_types=["full_attention"]), r"layer_types names 1 layers of .*=80"),
+        (config(layer_types=["odd"] * 80), r"layer_types: 'odd' is none of full_attention"),
+        (config(num_experts=4, num_experts_per_tok=8), r"num_experts_per_tok=8 is more than the 4"),
         (config(num_key_value_heads=7), r"num_attention_heads=64 must be a multiple of .*=7"),
         (config(quantization_config={"quant_method": "odd"}), r"quantization_config: .*'odd'"),
         ("{", r"config\.json is no config\.json"),

@@ -225,15 +225,15 @@ def architecture(name: str) -> Architecture:
 
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:
     """The architecture a Hugging Face config describes. Raises `ValueError` naming the field."""
-    config = hf.language_model(config)
+    parsed = hf.parse(config)
     return Architecture(
         name=name,
-        hidden=hf.size(config, "hidden_size"),
-        vocab=hf.size(config, "vocab_size"),
-        tied=bool(config.get("tie_word_embeddings")),
-        layers=hf.layers(config),
-        positions=hf.size(config, "max_position_embeddings"),
-        weights=hf.weight_format(config),
+        hidden=parsed.need("hidden_size"),
+        vocab=parsed.need("vocab_size"),
+        tied=bool(parsed.tie_word_embeddings),
+        layers=hf.layers(parsed),
+        positions=parsed.need("max_position_embeddings"),
+        weights=parsed.quantization_config.format if parsed.quantization_config else "bf16",
     )
 
 
