@@ -14,15 +14,15 @@ import msgspec
 ABORTED = ("abort", "aborted", "cancelled", "error")
 
 
-class _Cached(msgspec.Struct):
+class _Cached(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _Reasoned(msgspec.Struct):
+class _Reasoned(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """The server's own count, of the whole request."""
 
     prompt_tokens: int | None = None
@@ -32,7 +32,7 @@ class Usage(msgspec.Struct):
     prompt_cache_hit_tokens: int | None = None  # DeepSeek
 
 
-class Timings(msgspec.Struct):
+class Timings(msgspec.Struct, gc=False):
     """llama.cpp, of one choice: prompt tokens found and computed, output tokens so far."""
 
     cache_n: int | None = None
@@ -40,7 +40,7 @@ class Timings(msgspec.Struct):
     predicted_n: int | None = None
 
 
-class MetaInfo(msgspec.Struct):
+class MetaInfo(msgspec.Struct, gc=False):
     """SGLang, of one choice, where it was asked for."""
 
     prompt_tokens: int | None = None
@@ -48,7 +48,7 @@ class MetaInfo(msgspec.Struct):
     cached_tokens: int | None = None
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: Any = None  # text; an object from servers that do not stream it
 
@@ -59,11 +59,11 @@ class _Function(msgspec.Struct):
         return (self.name or "") + arguments
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """What an event adds to a chat answer, or the whole message of one that was not streamed."""
 
     content: str | list[dict[str, Any]] | None = None
@@ -92,7 +92,7 @@ class Delta(msgspec.Struct):
         return thought + "".join(f.text() for f in [*functions, self.function_call] if f)
 
 
-class Logprobs(msgspec.Struct):
+class Logprobs(msgspec.Struct, gc=False):
     """Log probabilities of an event's tokens."""
 
     tokens: list[Any] | None = None  # completions
@@ -103,7 +103,7 @@ class Logprobs(msgspec.Struct):
         return len(self.tokens or self.content or ()) or None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One choice's share of an event."""
 
     index: int | None = None
@@ -116,7 +116,7 @@ class Choice(msgspec.Struct):
     meta_info: MetaInfo | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One event's JSON, or a whole answer's."""
 
     choices: list[Choice] | None = None
@@ -131,7 +131,9 @@ class Chunk(msgspec.Struct):
         return brief(self.error or self.message)
 
 
-read_chunk = msgspec.json.Decoder(Chunk).decode
+_decoder = msgspec.json.Decoder(Chunk)
+read_chunk = _decoder.decode
+read_chunks = _decoder.decode_lines  # of one line each
 
 
 def brief(error: Any) -> str:

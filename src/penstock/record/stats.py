@@ -50,6 +50,18 @@ class Estimate:
     se: float
     df: float
 
+    def widened(self, share: float) -> Estimate:
+        """With a second, independent error, known beforehand to be this share of the value."""
+        found, known = self.se**2, (share * self.value) ** 2
+        df = (
+            self.df
+            if known == 0
+            else math.inf
+            if found == 0
+            else self.df * (1 + known / found) ** 2
+        )
+        return Estimate(self.value, math.sqrt(found + known), df)
+
     def interval(self, confidence: float = 0.95) -> Interval:
         """Student's t interval."""
         half = float(st.t.ppf((1 + confidence) / 2, self.df)) * self.se
@@ -220,7 +232,8 @@ def difference(a: Estimate, b: Estimate) -> Difference:
     if va + vb == 0:
         exact = None if change is None else [change, change]
         return Difference(change, exact, 1.0 if gap == 0 else 0.0)
-    df = (va + vb) ** 2 / (va**2 / a.df + vb**2 / b.df)
+    inverse = (va**2 / a.df + vb**2 / b.df) / (va + vb) ** 2
+    df = 1 / inverse if inverse else math.inf
     p = 2 * float(st.t.sf(abs(gap) / math.sqrt(va + vb), df))
     q = float(st.t.ppf(0.975, df)) ** 2
     lead = a.value**2 - q * va
