@@ -57,15 +57,15 @@ class Pool:
         """Hand out `count` pages with one holder each; the caller has checked `available`."""
         if count > self.available:
             raise RuntimeError(f"{count} pages asked of a pool with {self.available} available")
-        taken = []
-        for _ in range(count):
-            if self._free:
-                page = self._free.pop()
-            else:
-                page, _ = self._cached.popitem(last=False)
-                self.index.forget(page)
-            self._holders[page] = 1
+        free = self._free
+        taken = free[: -count - 1 : -1]
+        del free[len(free) - len(taken) :]
+        while len(taken) < count:
+            page, _ = self._cached.popitem(last=False)
+            self.index.forget(page)
             taken.append(page)
+        for page in taken:
+            self._holders[page] = 1
         return taken
 
     def share(self, page: int) -> None:
@@ -76,12 +76,14 @@ class Pool:
 
     def release(self, pages: Sequence[int]) -> None:
         """Take one holder from each page of a sequence, given in the sequence's order."""
+        holders, indexed = self._holders, self.index.pages
         for page in reversed(pages):
-            if self._holders[page] <= 0:
+            left = holders[page] - 1
+            if left < 0:
                 raise RuntimeError(f"page {page} released more often than held")
-            self._holders[page] -= 1
-            if self._holders[page] == 0:
-                if page in self.index:
+            holders[page] = left
+            if not left:
+                if page in indexed:
                     self._cached[page] = None
                 else:
                     self._free.append(page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, KeysView
 
 ROOT = -1
 
@@ -22,6 +22,11 @@ class PrefixIndex:
 
     def __contains__(self, page: int) -> bool:
         return page in self._edge
+
+    @property
+    def pages(self) -> KeysView[int]:
+        """The pages it knows; a live view."""
+        return self._edge.keys()
 
     def __len__(self) -> int:
         return len(self._edge)

@@ -98,6 +98,7 @@ class Scheduler:
         self._clock = Clock()
         self._calendar = Calendar()
         self._due: list[Sequence] = []  # decodes whose pages are full
+        self._ends: list[tuple[int, tuple[int, int], Sequence]] = []  # heap; may hold old ones
         self._aborted: set[Hashable] = set()
         self._plan: StepPlan | None = None
         self._serial = 0
@@ -233,8 +234,9 @@ class Scheduler:
         """Plan like `schedule`, for up to `limit` equal decode steps at once.
 
         A plan covers several steps only while nothing but decoding happens:
-        no chunk, no new page, no end by length. Applying it leaves the same
-        state as walking those steps one by one.
+        no chunk, no end by length, no page that could be wanting. Applying it,
+        with these `steps` or fewer, leaves the same state as walking those steps
+        one by one: pages that sequences need on the way are added by `apply`.
         """
         if self._plan is not None:
             raise RuntimeError("the last plan was not applied")
@@ -253,8 +255,8 @@ class Scheduler:
             plan.grown = [s for s in plan.grown if s.state is State.DECODE]
         if self.policy.batching == "static":
             plan.padding = self._batch - self.running
-        if not plan.chunks:
-            plan.steps = max(1, min(limit, self._calendar.next_tick() - self._clock.tick))
+        if not plan.chunks and limit > 1:
+            plan.steps = max(1, min(limit, self._quiet_steps()))
         self._plan = plan
         return plan
 
@@ -266,7 +268,7 @@ class Scheduler:
         if plan is not self._plan:
             raise RuntimeError("apply takes the plan that schedule gave last")
         self._plan = None
-        self._clock.tick += plan.steps
+        self._pass(plan.steps)
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.end
         for sequence in stopped:
@@ -322,21 +324,52 @@ class Scheduler:
             assert len(states) == 1, "peers parted"
             assert s.state is not State.DECODE or len({p.computed for p in s.group}) == 1
 
+    # Leaps
+
+    def _quiet_steps(self) -> int:
+        """Steps until a sequence ends by length, or pages could run out."""
+        ends, now = self._ends, self._clock.tick
+        while ends[0][2].state is not State.DECODE or ends[0][2].last_tick != ends[0][0]:
+            heappop(ends)
+        if self._prefills:  # they wait for pages, or for each other
+            return self._calendar.next_tick() - now
+        # Within so many steps no sequence needs more pages than its share.
+        shares = self.pool.available // len(self._decodes)
+        ample = (shares - 1) * self.page_size
+        return min(ends[0][0] - now, max(ample, self._calendar.next_tick() - now))
+
+    def _pass(self, steps: int) -> None:
+        """Let so many steps pass; pages that are full on the way get a successor there."""
+        until = self._clock.tick + steps
+        while steps > 1 and (tick := self._calendar.next_tick()) < until:
+            self._clock.tick = tick
+            for sequence in sorted(self._calendar.turn(tick), key=_order):
+                self._extend(sequence)
+        self._clock.tick = until
+
     # Growth of what runs
 
     def _grow(self, plan: StepPlan) -> None:
         """Give a page to each decode whose pages are full, oldest first."""
+        if not self._due:
+            return
         due, self._due = self._due, []
-        for sequence in sorted(due, key=lambda s: s.order):
+        for sequence in sorted(due, key=_order):
             if sequence.state is not State.DECODE:
                 continue
-            self._sharing.publish(sequence, sequence.computed)
+            if not self.pool.available:
+                self._sharing.publish(sequence, sequence.computed)
             while not self.pool.available and sequence.state is State.DECODE:
                 self._preempt(self._youngest(), plan)
             if sequence.state is State.DECODE:
-                sequence.pages += self.pool.take(1)
+                self._extend(sequence)
                 plan.grown.append(sequence)
-                self._note_event(sequence)
+
+    def _extend(self, sequence: Sequence) -> None:
+        """A decode's pages are full: offer them to others, and add one."""
+        self._sharing.publish(sequence, sequence.computed)
+        sequence.pages += self.pool.take(1)
+        self._note_event(sequence)
 
     def _advance(self, sequence: Sequence, budget: int, plan: StepPlan) -> int:
         """Plan the next chunk of a prefill; return the tokens it takes."""
@@ -484,6 +517,8 @@ class Scheduler:
             sequence.state = State.DECODE
             sequence.follow(self._clock)
             self._decodes[sequence] = None
+            sequence.last_tick = self._clock.tick + sequence.limit - sequence.length
+            heappush(self._ends, (sequence.last_tick, sequence.order, sequence))
             self._note_event(sequence)
         else:
             sequence.target += 1
@@ -504,6 +539,8 @@ class Scheduler:
                 self._end(sequence, "length")
             else:
                 self._due.append(sequence)
+        while self._ends and self._ends[0][0] <= self._clock.tick:
+            heappop(self._ends)
 
     def _victim(self, sequence: Sequence, plan: StepPlan) -> Sequence | None:
         """Return the youngest that is younger than `sequence` and has no chunk in the plan."""
@@ -558,3 +595,7 @@ class Scheduler:
         """End what was marked; only here, between two steps."""
         for sequence_id in sorted(self._aborted, key=lambda i: self._sequences[i].order):
             self._end(self._sequences[sequence_id], "abort")
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order

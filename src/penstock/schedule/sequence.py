@@ -66,6 +66,7 @@ class Sequence:
     arrival: float = 0.0
     target: int = 0  # tokens to compute before sampling, when not decoding
     event: tuple[int, int] | None = None  # its valid entry in the scheduler's calendar
+    last_tick: int = 0  # when decoding: the tick at which it ends by length
     _clock: Clock = STILL
     _offset: int = 0
 
