@@ -25,7 +25,7 @@ class Call:
     """
 
     __slots__ = (
-        *("asked_at", "cached", "counted", "end", "ended", "error", "first", "inside"),
+        *("asked_at", "awaited", "cached", "counted", "end", "ended", "error", "first", "inside"),
         *(
             "last",
             "outcome",
@@ -66,6 +66,7 @@ class Call:
         self.first: float | None = None
         self.last: float | None = None
         self.end: float | None = None
+        self.awaited = 0  # tokens of its prompt, as its replica counts them pending
         self.said = self.cached = self.preemptions = self.retries = 0
         self.replica: Replica | None = None  # that works on it, or did last
         self.seat: Seat | None = None  # in that replica's scheduler

@@ -8,6 +8,7 @@ from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.stepfile import Named, read
 from penstock.predict.steptime import MeasuredStepTime, StepTime
 from penstock.simulate.fleet import Group
+from penstock.simulate.remember import Remembering
 from penstock.simulate.replica import Machine
 from penstock.simulate.speculation import Speculating
 
@@ -27,7 +28,7 @@ def machine(group: Group, step: StepTime | None = None) -> Machine:
     if group.speculation is not None:
         found = Speculating(found, group.speculation)
     pages = max(1, int(kv_tokens // group.page_tokens))
-    return Machine(found, group.scheduling(), pages, group.page_tokens)
+    return Machine(Remembering(found), group.scheduling(), pages, group.page_tokens)
 
 
 def kv_bytes_per_token(group: Group) -> float:

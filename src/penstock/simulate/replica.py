@@ -86,7 +86,7 @@ class Replica:
             self.scheduler.pool.index = index
         self.totals = Totals()
         self.calls: dict[Call, None] = {}  # sent here and not ended, on their way in included
-        self.pending_tokens = 0  # prompt tokens of those without a first token
+        self.pending_tokens = 0  # of prompts whose next token is not there yet
         self.ends: array[float] | None = array("d") if keeps_ends else None  # of every step
         self._owner = owner
         self._most = _FAR if leaps else 1
@@ -109,7 +109,8 @@ class Replica:
         self.scheduler.check_place(seat)
         call.replica, call.seat = self, seat
         self.calls[call] = None
-        self.pending_tokens += call.prompt
+        call.awaited = seat.prompt
+        self.pending_tokens += seat.prompt
         delay = self.machine.step.request_s
         if delay > 0 and not call.said and not call.taken:
             self.clock.at(self.clock.now + delay, self._enter, call, seat)
@@ -187,9 +188,12 @@ class Replica:
 
     def _leave(self, call: Call) -> None:
         del self.calls[call]
-        if call.first is None:
-            self.pending_tokens -= call.prompt
+        self._no_longer_awaited(call)
         call.seat, call.inside = None, False
+
+    def _no_longer_awaited(self, call: Call) -> None:
+        self.pending_tokens -= call.awaited
+        call.awaited = 0
 
     # Steps
 
@@ -208,7 +212,8 @@ class Replica:
         load, seconds = self._load(plan), self.machine.step.seconds
         self._first_s, self._growth_s = seconds(load), 0.0
         if plan.steps > 1:
-            grown = load.decode_context + (plan.steps - 1) * load.decodes
+            # A static batch's idle rows cost time but do not grow.
+            grown = load.decode_context + (plan.steps - 1) * len(plan.decodes)
             last = StepLoad(0, 0, load.decodes, grown, load.logits)
             self._growth_s = (seconds(last) - self._first_s) / (plan.steps - 1)
         self._plan, self._began = plan, now
@@ -316,9 +321,9 @@ class Replica:
         call.streaming = True
         if self.machine.policy.kv_cache:
             self._context += computed
+        self._no_longer_awaited(call)
         if call.first is None:
             call.first = self._ended_at
-            self.pending_tokens -= call.prompt
             if not call.taken:
                 call.cached = sequence.cached
                 self.totals.prompt_tokens += call.prompt

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from penstock.record.record import Outcome, Record
 from penstock.record.run import Condition, Load, Point, Run
@@ -167,6 +169,18 @@ class Simulated(msgspec.Struct, kw_only=True, dict=True):
             "batch": msgspec.to_builtins(self.backlog),
             "notes": self.notes,
         }
+
+    def save(self, directory: Path, figures: dict[str, Any]) -> None:
+        """Write `simulation.json`, `requests.parquet` and `series.parquet`.
+
+        Equal simulations give equal bytes. Raises `OSError` where they cannot be written.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        text = msgspec.json.format(msgspec.json.encode(figures), indent=1)
+        (directory / "simulation.json").write_bytes(text + b"\n")
+        pq.write_table(self.table, directory / "requests.parquet")
+        watched = [msgspec.structs.asdict(series) for series in self.series]
+        pq.write_table(pa.Table.from_pylist(watched), directory / "series.parquet")
 
     def records(self, base_ns: int = 0) -> list[Record]:
         """The rows as a meter's records, in the order in which they were wanted.

@@ -1,0 +1,166 @@
+"""Does it pay to split prefill from decode? Eight replicas, whole and split, under the same limits.
+
+Llama 3.1 70B in fp8, two H200 a replica. For each kind of request and link: the
+highest Poisson rate at which 95 % of the requests have their first token within 3 s and
+95 % their tokens within 30 ms each. Whole replicas have the best of three chunk budgets,
+split ones the best of three ratios, so that neither loses for want of tuning.
+
+    python -m benchmarks.disaggregation_study --out benchmarks/results/disaggregation_study.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from benchmarks.studies import draw, keep
+from penstock.record.slo import parse_slos
+from penstock.report import look
+from penstock.simulate import Fleet, Group, simulate
+from penstock.simulate.fleet import Routing, Split
+from penstock.workload.arrivals import Poisson
+from penstock.workload.lengths import parse_lengths
+from penstock.workload.sketch import Sketches
+from penstock.workload.source import Source
+
+REPLICAS = 8
+SLOS = parse_slos("ttft<3s,tpot<30ms")
+SHARE = 0.95
+REQUESTS = 500
+KINDS = {  # prompt and output tokens
+    "long prompts": ("lognormal:6000,3000", "lognormal:200,100"),
+    "chat": ("lognormal:1155,1109", "lognormal:211,163"),
+    "short prompts": ("lognormal:150,100", "lognormal:300,200"),
+}
+LINKS = {"400 Gbit/s": 50e9, "25 Gbit/s": 3.1e9, "5 Gbit/s": 0.6e9}
+BUDGETS = (512, 2048, 8192)
+PREFILLS = (2, 4, 6)
+EXACT = 1.04  # capacity is found to this factor
+
+
+def group(**more: Any) -> Group:
+    """Some replicas."""
+    how = {"model": "llama-3.1-70b", "device": "h200", "weights": "fp8", "tp": 2}
+    return Group(**how | more)
+
+
+def whole(budget: int) -> Fleet:
+    """Replicas that do both, with chunks of so many tokens."""
+    policy = {"preset": "vllm", "max_running": 256, "max_step_tokens": budget}
+    groups = (group(count=REPLICAS, policy=policy),)
+    return Fleet(replicas=groups, router=Routing(policy="least-loaded"))
+
+
+def split(prefills: int, link: float) -> Fleet:
+    """So many replicas prefill, the others decode."""
+    return Fleet(
+        replicas=(
+            group(count=prefills, role="prefill", link_bytes_per_s=link),
+            group(count=REPLICAS - prefills, role="decode", link_bytes_per_s=link),
+        ),
+        router=Routing(policy="least-loaded"),
+        split=Split(),
+    )
+
+
+def capacity(fleet: Fleet, prompt: str, output: str) -> float:
+    """Highest rate, in requests/s, at which the limits are kept; 0 where none was found."""
+
+    def kept(rate: float) -> bool:
+        source = Source(
+            prompts=Sketches(),
+            input_len=parse_lengths(prompt),
+            output_len=parse_lengths(output),
+            seed=0,
+        )
+        # As long as the slowest answers take several times over, or queues would not show.
+        count = max(REQUESTS, int(30 * rate))
+        result = simulate(fleet, source.open(Poisson(rate), count=count))
+        return all(result.good([slo]).mean() >= SHARE for slo in SLOS)
+
+    return highest(kept)
+
+
+def highest(kept: Callable[[float], bool]) -> float:
+    """Climb by doubling, then halve the bracket by its geometric mean."""
+    low, high = 0.0, 1.0
+    while high < 2000 and kept(high):
+        low, high = high, 2 * high
+    if not low:
+        low, high = 0.125, 1.0
+        if not kept(low):
+            return 0.0
+    while high / low > EXACT:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low
+
+
+def best(tried: dict[Any, float]) -> dict[str, Any]:
+    """The best of what was tried, and everything."""
+    chosen = max(tried, key=lambda key: tried[key])
+    return {
+        "requests_per_s": round(tried[chosen], 2),
+        "chosen": chosen,
+        "tried": {str(key): round(value, 2) for key, value in tried.items()},
+    }
+
+
+def study(kind: str) -> dict[str, Any]:
+    """Whole against split, for each link."""
+    prompt, output = KINDS[kind]
+    together = best({budget: capacity(whole(budget), prompt, output) for budget in BUDGETS})
+    apart = {}
+    for name, link in LINKS.items():
+        one = best({count: capacity(split(count, link), prompt, output) for count in PREFILLS})
+        gain = one["requests_per_s"] / together["requests_per_s"] - 1
+        apart[name] = {**one, "against_whole": round(gain, 3)}
+    return {"prompt": prompt, "output": output, "whole": together, "split": apart}
+
+
+def picture(found: dict[str, Any], path: Path) -> None:
+    """What splitting changes, by kind of request and link."""
+    rows = [
+        {"kind": kind, "link": link, "v": 100 * one["against_whole"]}
+        for kind, figures in found.items()
+        for link, one in figures["split"].items()
+    ]
+    names = list(LINKS)
+    colours = [both[0] for both in look.ramp(len(names))][::-1]
+    bars = (
+        alt.Chart(look.data(rows))
+        .mark_bar()
+        .encode(
+            x=alt.X("v:Q", title="% more requests/s within the limits than whole replicas"),
+            y=alt.Y("kind:N", sort=list(found), title=None),
+            yOffset=alt.YOffset("link:N", sort=names),
+            color=alt.Color(
+                "link:N",
+                scale=alt.Scale(domain=names, range=colours),
+                legend=alt.Legend(title="link of a replica", orient="bottom"),
+            ),
+        )
+        .properties(width=640, height=220)
+    )
+    draw(look.bare(bars), path)
+
+
+def main() -> None:
+    """Run, print and keep the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    found = {kind: study(kind) for kind in KINDS}
+    limits = ", ".join(map(str, SLOS))
+    keep({"limits": limits, "share": SHARE, "kinds": found}, options.out)
+    if options.picture is not None:
+        picture(found, options.picture)
+
+
+if __name__ == "__main__":
+    main()
