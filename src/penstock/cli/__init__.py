@@ -14,6 +14,7 @@ from penstock.cli.limits import limits
 from penstock.cli.plan import plan
 from penstock.cli.selftest import selftest
 from penstock.cli.serve import serve
+from penstock.cli.simulate import simulate
 
 app = typer.Typer(
     name="penstock",
@@ -30,6 +31,7 @@ app.command()(explain)
 app.command()(limits)
 app.command()(audit)
 app.command()(plan)
+app.command()(simulate)
 app.add_typer(models.app, name="models")
 app.add_typer(hardware.app, name="hardware")
 app.command()(selftest)
