@@ -69,6 +69,12 @@ def test_a_latency_that_nothing_gives_is_answered_with_the_least_there_is():
     assert "the most it gives anybody" in found.why
 
 
+def test_who_is_alone_is_told_what_else_would_make_it_faster():
+    found = asked(point(PLACED[0], requests=1), "latency")
+    assert found.effect == "leaves"
+    assert "no smaller batch" in found.why
+
+
 @pytest.mark.parametrize("deployment", PLACED, ids=NAMES)
 def test_nothing_gains_more_than_what_was_put_in(deployment):
     start = point(deployment)
@@ -92,7 +98,7 @@ def test_memory_helps_those_who_wait_for_it_and_the_answer_says_that_it_is_the_b
     start = point(PLACED[0])
     found = asked(replace(start, requests=3 * start.held), "capacity")
     assert found.after.running > found.before.running
-    assert "it is the larger batch that yields more" in found.why
+    assert "it is the batch that changes what a step yields" in found.why
 
 
 def test_more_requests_than_fit_only_wait():

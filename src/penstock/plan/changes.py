@@ -116,20 +116,21 @@ def _smaller_kv(point: Point) -> str | None:
 
 def _says_bandwidth(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
     return (
-        "only what waits for memory gains: weights and KV are read sooner; "
+        "only the wait for memory changes, for weights and KV; "
         "arithmetic, links and overhead take as long as before"
     )
 
 
 def _says_capacity(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
+    room = f"room for {b.held:,} sequences instead of {a.held:,}"
     if before.running == after.running:
         return (
-            f"room for {b.held:,} sequences instead of {a.held:,}, and {a.requests:,} requests in "
-            "flight as before: every step reads and computes the same"
+            f"{room}, and as many requests in flight as before ({a.requests:,}): every step "
+            "reads and computes the same"
         )
     return (
-        f"{a.requests - before.running:,} requests waited for room; now {after.running:,} run "
-        f"instead of {before.running:,}, and it is the larger batch that yields more"
+        f"{room}, and {a.requests:,} requests want it: {after.running:,} run instead of "
+        f"{before.running:,}, and it is the batch that changes what a step yields"
     )
 
 
@@ -145,27 +146,33 @@ def _says_batch(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
 
 def _says_weights(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
     sizes = [p.deployment.model.weight_bytes(p.deployment.weights) / 1e9 for p in (a, b)]
-    units = [p.deployment.device.arithmetic(p.deployment.weights) or "?" for p in (a, b)]
+    units = [p.deployment.device.arithmetic(p.deployment.weights) for p in (a, b)]
+    said = f"{sizes[1]:,.1f} GB of weights instead of {sizes[0]:,.1f}"
+    if units[0] != units[1]:
+        said += f", multiplied in {units[1]} instead of {units[0]}"
     return (
-        f"{sizes[1]:,.1f} GB of weights instead of {sizes[0]:,.1f}, multiplied in {units[1]} "
-        f"instead of {units[0]}; room for {b.held:,} sequences instead of {a.held:,}. "
+        f"{said}; room for {b.held:,} sequences instead of {a.held:,}. "
         "What it costs in quality must be measured"
     )
 
 
 def _says_kv(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
+    widths = [BYTES[p.deployment.kv] for p in (a, b)]
     return (
-        f"half the bytes for each token of context: room for {b.held:,} sequences instead of "
-        f"{a.held:,}, and less to read for each"
+        f"{widths[1] / widths[0]:.2g} x the bytes to keep and to read for each token of context: "
+        f"room for {b.held:,} sequences instead of {a.held:,}. "
+        "What it costs in quality must be measured"
     )
 
 
 def _says_speculation(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
     gained = accepted(b.acceptance, b.drafted)
+    once = "K, V and weights are read once for them"
+    if b.deployment.model.is_moe:
+        once += ", but each may take experts of its own"
     return (
         f"{b.drafted} drafted tokens yield {gained:.2f} a step for {b.drafted + 1} times the "
-        "arithmetic; K, V and weights are read once for them. It pays while the arithmetic "
-        "fits into the wait for memory"
+        f"arithmetic; {once}. It pays while the arithmetic fits into the wait for memory"
     )
 
 
@@ -178,11 +185,16 @@ def _says_requests(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
 
 
 def _says_latency(a: Point, b: Point, before: Outcome, after: Outcome) -> str:
+    if a.running == 1:
+        return (
+            f"a user is alone and gets {before.user_tokens_per_s:,.1f} tokens/s: no smaller batch "
+            "can make it more; bandwidth, smaller weights, more devices or speculation can"
+        )
     speeds = f"{before.user_tokens_per_s:,.1f} to {after.user_tokens_per_s:,.1f} tokens/s"
     if after.running == 1:
         speeds += ", the most it gives anybody,"
     return (
-        f"a user goes from {speeds} when {after.running:,} share the hardware "
+        f"a user goes from {speeds} where {after.running:,} share the hardware "
         f"instead of {before.running:,}: speed for one is paid for by all"
     )
 
