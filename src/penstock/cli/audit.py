@@ -77,7 +77,7 @@ def _claim(text: str, sheets: tuple[Path, ...]) -> Claim:
 
     if text.endswith((".toml", ".json")) and " " not in text.strip():
         return claim.read(Path(text), *sheets)
-    if "\n" not in text and len(text) < 256 and Path(text).is_dir():
+    if text.strip() and "\n" not in text and len(text) < 256 and Path(text).is_dir():
         return claim_run.read(Path(text))
     return claim_text.parse(text, *sheets)
 

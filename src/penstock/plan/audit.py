@@ -57,15 +57,15 @@ def audit(claim: Claim, *sheets: Path) -> Audit:
     if claim.unit == "x" and (baseline is None or baseline.figure is None):
         return _ratio(claim, *sheets)
     if claim.unit == "x" and baseline is not None and baseline.figure is not None:
-        product = claim.figure * baseline.figure
-        claim = msgspec.structs.replace(claim, figure=product, unit="tokens/s", whose=None)
+        figure, whose = claim.figure * baseline.figure, baseline.whose
+        claim = msgspec.structs.replace(claim, figure=figure, unit="tokens/s", whose=whose)
     gaps = blanks.missing(claim)
     judged = [judge(reading) for reading in blanks.readings(claim, *sheets)]
     if not judged:
         return _unreckoned(claim, gaps, *sheets)
     verdict = _overall(judged)
     best = _telling(judged)
-    decisive = [name for name in gaps if _decides(name, judged)]
+    decisive = _decisive(gaps, judged)
     ordered = [*decisive, *(name for name in gaps if name not in decisive)]
     return Audit(
         claim=claim,
@@ -94,9 +94,9 @@ def _ratio(claim: Claim, *sheets: Path) -> Audit:
     elif claim.figure > any_:
         verdict = "implausible"
         why = [
-            f"With everything else equal {_technique(claim)} gives at most {number(any_)} times as "
-            f"much, on any reading: {claim.figure:g} needs a baseline that is starved (of memory "
-            "for K and V, of batching) or that differs in more than this."
+            f"With everything else equal the most that {_technique(claim)} can give is "
+            f"{number(any_)} times as much, on any reading: {claim.figure:g} needs a baseline that "
+            "is starved (of memory for K and V, of batching) or differs in more than this."
         ]
     elif claim.figure <= usual:
         verdict = "plausible"
@@ -106,8 +106,8 @@ def _ratio(claim: Claim, *sheets: Path) -> Audit:
         ]
     else:
         why = [
-            f"What is usually meant by {_technique(claim)} gives at most {number(usual)} times as "
-            f"much, the most generous reading {number(any_)}: the baseline decides."
+            f"The most that {_technique(claim)} can give is {number(usual)} times as much as it is "
+            f"usually meant, {number(any_)} on the most generous reading: the baseline decides."
         ]
     return Audit(
         claim=claim,
@@ -124,9 +124,11 @@ def _ratio(claim: Claim, *sheets: Path) -> Audit:
 
 def _unreckoned(claim: Claim, gaps: list[str], *sheets: Path) -> Audit:
     """Nothing is known of the model or of the hardware: only what the figure would take of them."""
+    if claim.ceiling is not None:
+        return _self_told(claim, gaps, claim.ceiling)
     why = []
     if claim.other_model:
-        why.append(f"Nobody has published the size of {claim.other_model!r}.")
+        why.append(f"The size of {claim.other_model!r} is not known here.")
     if claim.other_hardware:
         why.append(
             f"There is no sheet of {claim.other_hardware!r}; give one with --sheets FILE.toml."
@@ -150,6 +152,25 @@ def _unreckoned(claim: Claim, gaps: list[str], *sheets: Path) -> Audit:
         judged=[],
         ratios=[],
         nearest=around(claim),
+    )
+
+
+def _self_told(claim: Claim, gaps: list[str], ceiling: float) -> Audit:
+    """A run of a model or hardware not known here, against the ceiling that came with it."""
+    share = rate(claim) / ceiling
+    return Audit(
+        claim=claim,
+        verdict="plausible" if share <= 1 else "implausible",
+        why=[
+            f"It is {100 * share:.3g} % of the {number(ceiling)} tokens/s that its hardware allows "
+            f"by its own record: {claim.basis}."
+        ],
+        missing=gaps,
+        questions=[blanks.QUESTIONS[name] for name in gaps],
+        required={"available": {"tokens_per_s": ceiling}},
+        judged=[],
+        ratios=[],
+        nearest=(),
     )
 
 
@@ -189,13 +210,19 @@ def _telling(judged: Sequence[Judged]) -> Judged:
     return max(held or judged, key=lambda one: one.ease)
 
 
-def _decides(name: str, judged: Sequence[Judged]) -> bool:
-    """Whether the verdict depends on what is assumed of a condition, each taken at its best."""
-    best: dict[str, int] = {}
-    for one in judged:
-        if (value := one.reading.assumed.get(name)) is not None:
-            best[value] = max(best.get(value, 0), RANK[one.verdict])
-    return len(set(best.values())) > 1
+def _decisive(gaps: Sequence[str], judged: Sequence[Judged]) -> list[str]:
+    """Conditions on which the verdict depends: with each of their values at its best or worst."""
+    usual = [one for one in judged if one.reading.customary] or judged
+    found = []
+    for name in gaps:
+        by_value: dict[str, list[int]] = {}
+        for one in usual:
+            if (value := one.reading.assumed.get(name)) is not None:
+                by_value.setdefault(value, []).append(RANK[one.verdict])
+        if len({(max(ranks), min(ranks)) for ranks in by_value.values()}) > 1:
+            found.append(name)
+    # What is counted follows from whose speed it is.
+    return [name for name in found if name != "phase" or "whose" not in found]
 
 
 def _why(
@@ -227,7 +254,8 @@ def _where(judged: Sequence[Judged]) -> str:
 
 def _technique(claim: Claim) -> str:
     new = claim.precision or "4-bit"
-    names = {"weights": f"{new} weights", "hardware": "this hardware"}
+    kv = f"K and V in {claim.kv_precision or 'fp8'}"
+    names = {"weights": f"{new} weights", "kv": kv, "hardware": "this hardware"}
     return names.get(claim.technique or "", claim.technique or "this")
 
 

@@ -7,6 +7,7 @@ fit for a system's).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -66,7 +67,7 @@ def missing(claim: Claim) -> list[str]:
 
 def _is_told(baseline: Baseline | None) -> bool:
     """Whether anything is known of it: "than GPUs" says nothing that could be checked."""
-    return baseline is not None and baseline != Baseline(said=baseline.said)
+    return baseline is not None and baseline != Baseline(said=baseline.said, whose=baseline.whose)
 
 
 def readings(claim: Claim, *sheets: Path) -> Iterator[Reading]:
@@ -81,7 +82,8 @@ def readings(claim: Claim, *sheets: Path) -> Iterator[Reading]:
 def _on(claim: Claim, shape: Architecture | Sized, sheet: Device) -> Iterator[Reading]:
     axes = product(_whose(claim), _precisions(claim, shape), _gained(claim))
     for (whose, customary), precision, gained in axes:
-        rest = product(_devices(claim, sheet, whose), _phases(claim, whose))
+        counts = _devices(claim, sheet, whose, shape.weight_bytes(precision))
+        rest = product(counts, _phases(claim, whose))
         for (count, near), (phase, usual) in rest:
             if whose == "device" != claim.whose and count == 1:
                 continue  # the same as the system's
@@ -119,7 +121,9 @@ def _on(claim: Claim, shape: Architecture | Sized, sheet: Device) -> Iterator[Re
             )
 
 
-def _devices(claim: Claim, sheet: Device, whose: Whose) -> list[tuple[int, bool]]:
+def _devices(
+    claim: Claim, sheet: Device, whose: Whose, weight_bytes: float
+) -> list[tuple[int, bool]]:
     """As many as told, or else one, what the scale-up link joins, or groups of those.
 
     Some groups can share a model over the network. Of replicas there may be
@@ -128,8 +132,9 @@ def _devices(claim: Claim, sheet: Device, whose: Whose) -> list[tuple[int, bool]
     if claim.devices is not None:
         return [(claim.devices, True)]
     joined = sheet.link_devices
+    group = max(joined, math.ceil(weight_bytes / sheet.memory_bytes))
     groups = _REPLICAS if whose == "system" and not _loaded(claim) else _GROUPS
-    return [(count, True) for count in sorted({1, joined})] + [(groups * joined, False)]
+    return [(count, True) for count in sorted({1, joined})] + [(groups * group, False)]
 
 
 def _whose(claim: Claim) -> list[tuple[Whose, bool]]:

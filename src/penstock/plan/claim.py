@@ -29,6 +29,7 @@ Phase = Literal["decode", "prefill", "served", "total"]
 Unit = Literal["tokens/s", "ms/token", "ms to first token", "requests/s", "x"]
 Technique = Literal[
     "weights",
+    "kv",
     "speculation",
     "disaggregation",
     "batching",
@@ -92,6 +93,7 @@ class Baseline(Conditions, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a ratio is to: `figure` in tokens/s where it is told, and the conditions that differ."""
 
     figure: _Positive | None = None
+    whose: Literal["user", "device", "system"] | None = None
     said: str = ""
 
 
@@ -101,7 +103,8 @@ class Claim(Conditions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A ratio (`unit` "x") names the `technique` that is to give it, and its
     `baseline`. `text` is the claim as it was made; `other_model` and
     `other_hardware` name what nothing is known of here; `up_to` says that
-    only the best case is claimed.
+    only the best case is claimed. `ceiling` is the most that whoever measured
+    reckons his hardware allows at this load, in tokens/s, on what `basis`.
     """
 
     figure: _Positive
@@ -113,6 +116,8 @@ class Claim(Conditions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: str = ""
     other_model: str | None = None
     other_hardware: str | None = None
+    ceiling: _Positive | None = None
+    basis: str = ""
 
 
 class Sized(msgspec.Struct, frozen=True):

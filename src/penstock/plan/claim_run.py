@@ -8,8 +8,9 @@ from typing import Any
 
 from penstock.plan.claim import Claim, checked
 from penstock.plan.claim_words import Words, format_in, hardware_in, model_in
-from penstock.record.run import load_bare
+from penstock.record.run import load
 from penstock.record.sentences import claimable, load_name
+from penstock.record.summary import summarise
 
 
 def read(directory: Path) -> Claim:
@@ -18,8 +19,8 @@ def read(directory: Path) -> Claim:
     A model or hardware that is not known here stays by its name alone. Raises
     `ValueError` where there is no run, or none of its requests finished.
     """
-    run = load_bare(directory)
-    points = [p for p in run.summary.get("points", ()) if p["output_throughput"]["value"]]
+    # Anew from its records: an older version's summary may lack what is read here.
+    points = [p for p in summarise(load(directory))["points"] if p["output_throughput"]["value"]]
     if not points:
         raise ValueError(f"{directory} has no throughput to audit: no request finished.")
     point = max(claimable(points), key=lambda p: p["output_throughput"]["value"])
@@ -40,6 +41,8 @@ def read(directory: Path) -> Claim:
         concurrency=point["load"]["concurrency"],
         prompt=_mean(point, "prompt"),
         output=_mean(point, "output"),
+        ceiling=point["limit"]["output_throughput"],
+        basis=str(point["limit"]["basis"]),
         text=f"{directory.name}: {load_name(point['load'])}",
     )
     return checked(claim, str(directory))
@@ -51,6 +54,5 @@ def _named(conditions: Mapping[str, Any], name: str) -> str | None:
 
 
 def _mean(point: Mapping[str, Any], of: str) -> int | None:
-    # Runs of older versions did not tell.
-    tokens, requests = point.get("tokens", {}).get(of), point.get("requests")
+    tokens, requests = point["tokens"][of], point["requests"]
     return max(1, round(tokens / requests)) if tokens and requests else None

@@ -43,14 +43,20 @@ _REQUESTS = rf"{NUMBER}\s*(?:requests?|reqs?|queries)\s?(?:/|per\s|a\s)\s?s(?:ec
 _RATIO = r"(\d+(?:\.\d+)?)\s*(?:x\b|-?\s?fold\b|times\b)"
 _SHARE = r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s*(?:higher|faster|more|better|greater|speed-?up|gain)"
 _NAMED = {r"\b(?:twice|doubles?|doubling)\b": 2.0, r"\b(?:triples?|thrice)\b": 3.0}
-_TO = r"\b(?:than|versus|vs\.?|over|compared (?:to|with)|against|relative to)\s+"
+_TO = (
+    r"\b(?:than|versus|vs\.?|over|compared (?:to|with)|against|relative to|"
+    r"as (?:fast|much|many|high) (?:throughput )?as)\s+"
+)
 _ENDS = r"(?=,|;|\.\s|\.$|\s(?:on|for|with|from|by|using|at|in|when|while|through|via)\s|$)"
 _PER_USER = (
     r"(?:/|per[\s-]|each\s|a\s|single[\s-]|one\s)(?:user|request|stream|session|sequence|query)\b"
 )
-_PER_DEVICE = (
-    r"(?:/|per[\s-]|each\s)(?:gpu|device|chip|card|accelerator|wafer|h\d00|b\d00|socket)s?\b"
+# Before a device's name is taken out, what makes a rate that of each is spelled so.
+_EACH = re.compile(
+    r"(?:/|\bper[\s-]|\beach\s)(?:(?:gpu|device|chip|card|accelerator)s?\b|"
+    r"(?=(?:wafer|socket|[a-z]{1,4}\d{1,3}[a-z]?)s?\b))"
 )
+_PER_DEVICE = r"\bperdevice\b"
 _SYSTEM = r"\b(?:total|aggregate|system|overall|combined|cluster|in all|altogether|throughput)\b"
 _TECHNIQUES: dict[str, Technique] = {
     r"disaggregat|prefill[\s/-]+(?:and[\s-])?decode[\s-]sp?[le]|\bp/d\b": "disaggregation",
@@ -70,6 +76,7 @@ def parse(text: str, *sheets: Path) -> Claim:
     `sheets` are files of hardware of one's own, known by its names.
     """
     words = Words(text)
+    words.left = _EACH.sub(" perdevice ", words.left)
     fields: dict[str, Any] = {"text": text, "up_to": bool(words.take(r"\bup to\b"))}
     technique = next((t for p, t in _TECHNIQUES.items() if words.has(p)), None)
     whole = Words(text).left
@@ -82,7 +89,8 @@ def parse(text: str, *sheets: Path) -> Claim:
     elif technique is None and (fields["baseline"] or fields.get("hardware")):
         technique = _of_hardware(fields)
     if ratio:
-        fields["technique"] = technique
+        only_kv = fields["kv_precision"] is not None and fields["precision"] is None
+        fields["technique"] = "kv" if technique == "weights" and only_kv else technique
     if "figure" not in fields:
         raise ValueError(
             f"no figure found in {whole!r}; write one such as '50 tokens/s', '20 ms per token' "
@@ -115,7 +123,7 @@ def _lengths(words: Words) -> dict[str, Any]:
         ("output", r"osl|outputs?|answers?|completions?|out"),
     ):
         match = words.take(
-            rf"\b(\d+(?:\.\d+)?)(k)?[\s-]*(?:tokens?\s)?(?:{names})\b(?!\s*tok)"
+            rf"\b(\d+(?:\.\d+)?)(k)?[\s-]*(?:tokens?\s)?(?:{names})\b(?!\s*tok\w*\s?(?:/|per))"
         ) or words.take(
             rf"\b(?:{names})(?:\s(?:length|tokens?|of|size))*\s?[=:]?\s?(\d+(?:\.\d+)?)(k)?\b"
         )
@@ -170,8 +178,10 @@ def _baseline(words: Words, *sheets: Path) -> Baseline | None:
         return None
     part = Words(match[1])
     conditions = {k: v for k, v in _conditions(part, *sheets).items() if not k.startswith("other_")}
-    figure = _figure(part).get("figure")
-    return msgspec.convert(conditions | {"figure": figure, "said": match[1].strip()}, Baseline)
+    found = _figure(part)
+    whose = found.get("whose") or _whose(words)
+    told = {"figure": found.get("figure"), "whose": whose, "said": match[1].strip()}
+    return msgspec.convert(conditions | told, Baseline)
 
 
 def _of_hardware(fields: dict[str, Any]) -> Technique | None:

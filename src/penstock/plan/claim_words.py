@@ -50,7 +50,7 @@ _CALLED: Mapping[str, tuple[str, int | None]] = {
 _UNKNOWN = (
     r"groq\w*|lpus?|tpus?(?:[\s-]?v\d\w*)?|trainium\s?\d?|inferentia\s?\d?|gaudi\s?\d?|sn40l|"
     r"sambanova\w*|mi\s?2\d0x?|mi\s?35\dx|v100s?|t4|a10g?|h20|rtx[\s-]?\d{4}(?:\s?ti)?|"
-    r"jetson(?:\s\w+)?|raspberry pi|i?phones?|laptops?|npus?"
+    r"jetson(?:\s\w+)?|raspberry pi|i?phones?|laptops?|macbooks?(?:\s(?:air|pro))?|npus?"
 )
 _HOSTED = (
     r"(?:gpt|claude|gemini|grok)[\s-](?:class|\d[\w.-]*|\w+)|"

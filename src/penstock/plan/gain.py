@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.plan.claim import Claim, Sized
+from penstock.plan.evidence import usual_kv
 from penstock.plan.reading import MOST_GAINED, Reading, ordinary
 from penstock.predict.architecture import BYTES, Architecture
 from penstock.predict.sheet import Device, devices
@@ -44,6 +45,8 @@ def most(claim: Claim, *sheets: Path) -> list[Most]:
     """The most that the claim's technique gives, reading by reading; empty where it names none."""
     if claim.technique == "weights":
         return list(_weights(claim, *sheets))
+    if claim.technique == "kv":
+        return list(_kv(claim))
     if claim.technique == "hardware":
         return list(_hardware(claim, *sheets))
     if claim.technique == "speculation" and claim.speculation is not None:
@@ -88,35 +91,28 @@ def _weights(claim: Claim, *sheets: Path) -> Iterator[Most]:
             yield from _room(claim, shape, sheet, old, new)
 
 
+def _kv(claim: Claim) -> Iterator[Most]:
+    """Of narrower K and V more sequences fit, and each is read as much faster."""
+    new = claim.kv_precision or "fp8"
+    told = None if claim.baseline is None else claim.baseline.kv_precision
+    for old in (told,) if told else ("bf16", "fp32"):
+        said = f"reading and holding K and V, {old} to {new}"
+        yield Most(BYTES[old] / BYTES[new], said, told is not None or old == "bf16")
+
+
 def _room(
     claim: Claim, shape: Architecture | Sized, sheet: Device, old: str, new: str
 ) -> Iterator[Most]:
     """More sequences fit beside smaller weights: the only way to gain more than bytes do."""
-    prompt, output = claim.prompt or _CONTEXT[0], claim.output or _CONTEXT[1]
-    rates = []
-    for precision in (old, new):
-        reading = Reading(
-            rate=1.0,
-            whose="system",
-            phase="served",
-            model=shape,
-            precision=precision,
-            kv=old if BYTES[old] > 1 else "fp8",
-            device=sheet,
-            devices=claim.devices or 1,
-            prompt=prompt,
-            output=output,
-        )
-        if reading.fits(reading.kv) < 1:
-            return
-        rates.append(ordinary(reading).rate)
-    said = f"as many sequences of {prompt:,} + {output:,} tokens as fit each, {old} to {new}"
-    yield Most(rates[1] / rates[0], said, True)
+    count, kv = claim.devices or 1, usual_kv(old)
+    before, after = (_full(claim, shape, sheet, count, precision=of, kv=kv) for of in (old, new))
+    if before and after:
+        yield Most(after / before, f"as many sequences as fit each, {old} to {new}", True)
 
 
 def _hardware(claim: Claim, *sheets: Path) -> Iterator[Most]:
-    """Bandwidth for single answers, arithmetic for full batches; as many devices as are told."""
-    baseline = claim.baseline
+    """Bandwidth for single answers, arithmetic for full batches, and memory for how full."""
+    baseline, shape = claim.baseline, claim.shape()
     ours, theirs = claim.sheet(*sheets), None if baseline is None else baseline.sheet(*sheets)
     if ours is None or theirs is None or baseline is None:
         return
@@ -127,6 +123,32 @@ def _hardware(claim: Claim, *sheets: Path) -> Iterator[Most]:
     new, old = (max(one.flops.values(), default=None) for one in (ours, theirs))
     if new and old:
         yield Most(scale * new / old, f"fastest arithmetic, {said}", True)
+    yield Most(scale * ours.memory_bytes / theirs.memory_bytes, f"memory, {said}", False)
+    if shape is not None and claim.precision is not None:
+        kv = claim.kv_precision or usual_kv(claim.precision)
+        after = _full(claim, shape, ours, count, precision=claim.precision, kv=kv)
+        before = _full(claim, shape, theirs, other, precision=claim.precision, kv=kv)
+        if before and after:
+            yield Most(after / before, f"as many sequences as fit each, {said}", True)
+
+
+def _full(
+    claim: Claim, shape: Architecture | Sized, sheet: Device, count: int, *, precision: str, kv: str
+) -> float | None:
+    """Ceiling in tokens/s of as many sequences as fit; None where not one does."""
+    reading = Reading(
+        rate=1.0,
+        whose="system",
+        phase="served",
+        model=shape,
+        precision=precision,
+        kv=kv,
+        device=sheet,
+        devices=count,
+        prompt=claim.prompt or _CONTEXT[0],
+        output=claim.output or _CONTEXT[1],
+    )
+    return ordinary(reading).rate if reading.fits(kv) >= 1 else None
 
 
 def _bytes(shape: Architecture | Sized | None, precision: str) -> float:

@@ -86,16 +86,18 @@ def required(r: Reading) -> dict[str, Any]:
     steps = of_system / (sequences * tokens) if math.isfinite(sequences) else 0.0
     flops = r.device.matmul_flops(r.precision)
     kept = r.model.kv_bytes(r.context, r.kv)
+    reads = steps * (weights + cache)
+    there = r.devices * r.device.read_bytes_per_s
     return {
         "system_tokens_per_s": of_system if math.isfinite(of_system) else None,
         "sequences": sequences if math.isfinite(sequences) else None,
-        "bytes_per_s": steps * (weights + cache),
+        "bytes_per_s": reads,
         "flops_per_s": of_system * token_flops(r) if math.isfinite(of_system) else None,
         "weight_bytes": r.model.weight_bytes(r.precision),
         "kv_bytes": sequences * kept if math.isfinite(sequences) else 0.0,
-        "tokens_per_step": r.gained * max(1.0, r.rate / ordinary(r).rate),
+        "tokens_per_step": r.gained * max(1.0, reads / there),
         "available": {
-            "bytes_per_s": r.devices * r.device.read_bytes_per_s,
+            "bytes_per_s": there,
             "flops_per_s": r.devices * flops if flops else None,
             "memory_bytes": r.devices * r.device.memory_bytes,
         },

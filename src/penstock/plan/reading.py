@@ -165,5 +165,5 @@ def _ceiling(r: Reading, gained: float, kv: str, flops: float | None, *, sure: b
     if computing < reading and weights >= cache:
         binds = "reading weights"
     if computing < reading and surplus(r):
-        binds = "memory"
+        binds = "reading what does not fit from a host's memory"
     return Ceiling(total / share if total < math.inf else total, binds if seconds else "nothing")

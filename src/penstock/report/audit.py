@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 import vl_convert as vlc
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -30,7 +31,7 @@ STYLES = {
     "plausible": "green",
     "underspecified": "yellow",
 }
-POINTS = ("tokens/s", "of its ceiling", "model", "hardware", "in / out", "at once", "measured with")
+POINTS = ("tokens/s", "of ceiling", "model", "on", "in/out", "at once", "measured with")
 _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _NEEDS = (
     ("reading", "bytes_per_s", "bytes_per_s", "B/s"),
@@ -54,7 +55,9 @@ def show(made: Audit, console: Console) -> None:
         ratios = [(one.reading, f"{number(one.factor)} ×", one.source) for one in made.ratios]
         _table(console, "What it can give", ("", "at most", "by"), ratios)
     if rows := list(points(made)):
-        _table(console, "Measured nearest to it", POINTS, rows)
+        _table(console, "Measured nearest to it", POINTS[:-1], [row[:-1] for row in rows])
+        by = dict.fromkeys(f"{n.point.software} ({n.point.source})" for n in made.nearest)
+        paragraph(console, f"Measured with {', '.join(by)}.", "dim")
     if made.questions:
         console.print()
         paragraph(console, "To ask whoever claims it", "cyan")
@@ -114,8 +117,8 @@ def points(made: Audit) -> Iterator[tuple[str, ...]]:
             f"{100 * near.share:.0f} %",
             f"{p.model} {p.precision}",
             f"{p.devices} × {p.device}",
-            f"{p.prompt:,} / {p.output:,}",
-            "all queued" if p.concurrency is None else f"{p.concurrency:,}",
+            f"{p.prompt:,}/{p.output:,}",
+            "all" if p.concurrency is None else f"{p.concurrency:,}",
             p.software,
         )
 
@@ -175,9 +178,9 @@ def _table(
 ) -> None:
     console.print()
     paragraph(console, title, "cyan")
-    grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        grid.add_column(f"  {column}" if column == columns[0] else column)
-    for first, *rest in rows:
-        grid.add_row(Text(f"  {literal(first)}"), *(Text(literal(cell)) for cell in rest))
-    console.print(grid)
+        grid.add_column(column, no_wrap=column != columns[0])
+    for row in rows:
+        grid.add_row(*(Text(literal(cell)) for cell in row))
+    console.print(Padding(grid, (0, 0, 0, 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import altair as alt
@@ -20,13 +21,18 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
     Of a ratio the factor beside the most that each reading of its technique
     gives. None where there is nothing to set the figure against.
     """
-    rows = _ratios(made) if made.claim.unit == "x" and not made.judged else _rates(made)
+    ratio = made.claim.unit == "x"
+    rows = _ratios(made) if ratio else _rates(made)
     if len(rows) < 2:
         return None
+    beside = "the most its technique gives" if ratio else "what allows how much, and was measured"
+    middle = math.sqrt(max(row["x"] for row in rows) * min(row["x"] for row in rows))
+    for row in rows:
+        row["side"] = "left" if row["x"] <= middle else "right"  # of its label, towards the middle
     names = [row["name"] for row in rows]
     x = alt.X(
         "x:Q",
-        title="times as much" if made.claim.unit == "x" and not made.judged else "tokens/s",
+        title="times as much" if ratio else "tokens/s",
         **look.axis(rows, "x"),
     )
     y = alt.Y(
@@ -53,8 +59,13 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
             claim.encode(x=x),
             bars.mark_tick(thickness=3, size=16).encode(x=x),
             dots.mark_circle(size=80, opacity=1).encode(x=x),
-            base.mark_text(dy=-11, fontSize=11).encode(x=x, text="label:N"),
-            title="the claim (dashed), what allows how much, and what was measured nearest to it",
+            *(
+                base.transform_filter(f"datum.side == '{side}'")
+                .mark_text(dx=dx, align=side, fontSize=11)
+                .encode(x=x, text="label:N")
+                for side, dx in (("left", 10), ("right", -10))
+            ),
+            title=f"the claim (dashed) and {beside}",
         ),
         width,
         max(height, 60 + 34 * len(rows)),
@@ -79,7 +90,7 @@ def _rates(made: Audit) -> list[dict[str, Any]]:
 def _ceilings(one: Judged) -> list[dict[str, Any]]:
     found = [
         ("cannot be exceeded, speculation and all", one.sure.rate),
-        (f"ceiling: {one.ordinary.binds}", one.ordinary.rate),
+        (f"what {one.ordinary.binds} allows", one.ordinary.rate),
         ("best of what was measured like it, and a quarter", one.limit),
     ]
     if one.evidence.best is None:
