@@ -14,7 +14,8 @@ class, above 1 where ours is better.
 
 Needs Linux; installs the engines into environments of their own under DIR,
 where it also keeps what it converted. Takes hours; what is done is written
-after every measurement, and Ctrl-C loses only the one that runs.
+after every measurement, Ctrl-C loses only the one that runs, and --resume
+goes on from there, some engines or workloads at a time.
 """
 
 from __future__ import annotations
@@ -106,6 +107,21 @@ class Benchmark:
             "llama_bench": {},
             "ours_alone": [],
         }
+        if given.resume and given.out.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        """Take over what an earlier run of the same conditions measured."""
+        old = json.loads(self.given.out.read_bytes())
+        for name in ("hardware", "python", "threads", "model"):
+            was, is_ = old["conditions"][name], self.result["conditions"][name]
+            if was != is_:
+                raise SystemExit(
+                    f"--resume: {self.given.out} was measured with {name} {was}, not {is_}; "
+                    "choose another --out."
+                )
+        for name in ("matches", "not_measured", "ours_alone", "llama_bench"):
+            self.result[name] = old[name]
 
     def run(self) -> None:
         """Every match that was asked for."""
@@ -137,10 +153,12 @@ class Benchmark:
             if letter not in setting.workloads:
                 self._missing(peer.peer, setting.name, f"{letter}: this setting cannot do it")
                 continue
+            if self._done("matches", letter, setting.kind, peer.peer.name, setting.name):
+                continue
             print(f"  {letter}: penstock and {peer.peer.name} {setting.name}", file=sys.stderr)
             sides = play([ours, peer], self._work(letter), self.rates)
             self._add("matches", letter, setting.kind, sides)
-        if isinstance(peer.peer, LlamaCpp):
+        if isinstance(peer.peer, LlamaCpp) and setting.name not in self.result["llama_bench"]:
             self.result["llama_bench"][setting.name] = peer.peer.bench(peer.room, peer.model)
 
     def _alone(self, *, with_workloads: bool) -> None:
@@ -151,6 +169,8 @@ class Benchmark:
                 print(f"  {letter}: penstock {kind}", file=sys.stderr)
                 self._add("ours_alone", letter, kind, play([ours], self._work(letter), self.rates))
             for length in LONG_PROMPTS if "P" in self.given.workloads else ():
+                if self._done("ours_alone", f"P {length}", kind, ours.peer.name, ours.setting.name):
+                    continue
                 work = self._work("P", length)
                 print(f"  P of {length}: penstock {kind}", file=sys.stderr)
                 self._add("ours_alone", f"P {length}", kind, play([ours], work, self.rates))
@@ -172,13 +192,25 @@ class Benchmark:
     def _room(self, name: str) -> Room:
         return Room(self.given.work.absolute() / name, self.given.threads)
 
+    def _done(self, where: str, workload: str, kind: Class, engine: str, setting: str) -> bool:
+        """Whether a run that this one resumes has measured it."""
+        return any(
+            (match["workload"], match["class"]) == (workload, kind)
+            and (match["sides"][-1]["engine"], match["sides"][-1]["setting"]) == (engine, setting)
+            for match in self.result[where]
+        )
+
     def _missing(self, peer: Peer, setting: str | None, why: str) -> None:
         print(f"  {peer.name} {setting or ''}: {why}", file=sys.stderr)
-        self.result["not_measured"].append({"engine": peer.name, "setting": setting, "why": why})
+        told = {"engine": peer.name, "setting": setting, "why": why}
+        if told not in self.result["not_measured"]:
+            self.result["not_measured"].append(told)
         self._write()
 
     def _add(self, where: str, workload: str, kind: Class, sides: list[dict[str, Any]]) -> None:
-        self.result[where].append({"workload": workload, "class": kind, "sides": sides})
+        today = date.today().isoformat()
+        match = {"workload": workload, "class": kind, "date": today, "sides": sides}
+        self.result[where].append(match)
         self.result["ratios"], self.result["ratios_against"] = ratios(self.result["matches"])
         for side in sides:
             medians = {n: f["median"] for n, f in side.get("figures", {}).items()}
@@ -207,6 +239,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds a request may take")
     parser.add_argument("--trace", type=Path, help="azure2023_conv.csv, for D")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine_peers.json"))
+    parser.add_argument("--resume", action="store_true", help="keep what --out holds already")
     given = parser.parse_args(words)
     for option, known in (("only", names), ("classes", CLASSES), ("workloads", WORKLOADS)):
         chosen = getattr(given, option).split(",")

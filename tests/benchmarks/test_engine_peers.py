@@ -1,6 +1,8 @@
 """The comparison with other engines: its arithmetic, its turns, and what it makes of failures."""
 
+import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -409,3 +411,21 @@ def test_our_own_rates_are_measured_with_int8_among_them():
     found = measured(len(os.sched_getaffinity(0)), times=1)
     assert found.read > 1e9
     assert found.peak["int8"] > found.peak["fp32"] > 1e9
+
+
+def test_what_was_measured_is_kept_when_a_run_goes_on(tmp_path):
+    conditions = {"hardware": "a machine", "python": "3.11.7", "threads": 2, "model": "a model"}
+    side = {"engine": "openvino", "setting": "int8-single"}
+    match = {"workload": "A", "class": "int8", "sides": [{"engine": "penstock"}, side]}
+    out = tmp_path / "peers.json"
+    empty = {"not_measured": [], "ours_alone": [], "llama_bench": {}}
+    out.write_text(json.dumps(empty | {"conditions": conditions, "matches": [match]}))
+    benchmark = object.__new__(engine_peers.Benchmark)
+    benchmark.given = argparse.Namespace(out=out)
+    benchmark.result = {"conditions": dict(conditions)}
+    benchmark._resume()
+    assert benchmark._done("matches", "A", "int8", "openvino", "int8-single")
+    assert not benchmark._done("matches", "B", "int8", "openvino", "int8-single")
+    benchmark.result["conditions"]["threads"] = 1
+    with pytest.raises(SystemExit, match="was measured with threads 2, not 1"):
+        benchmark._resume()
