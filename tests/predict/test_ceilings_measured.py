@@ -1,4 +1,4 @@
-"""Nothing measured beats the ceiling: two thousand points of real servers."""
+"""Nothing measured beats the ceiling: over two thousand points of real servers."""
 
 import csv
 import os
@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from penstock.plan.limits import largest_batch
 from penstock.predict.architecture import architecture
-from penstock.predict.ceilings import Ceiling, alone, decode_load, mean_context
+from penstock.predict.ceilings import Ceiling, alone, decode_load, mean_context, served
 from penstock.predict.deployment import Deployment
 from penstock.predict.sheet import device
 
 _SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-CSV = Path(os.environ.get("PENSTOCK_DATA", _SHARED)) / "results" / "serving_measured_h100_b200.csv"
+RESULTS = Path(os.environ.get("PENSTOCK_DATA", _SHARED)) / "results"
+TRTLLM_NAMES = {"Llama 3.3 70B": "llama-3.3-70b", "RTX6000Pro": "rtx-pro-6000"}
+
+
+def rows_of(name):
+    path = RESULTS / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here: set PENSTOCK_DATA to the folder of measured results")
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 @cache
@@ -31,10 +41,8 @@ def waited(row):
 
 
 def test_no_measured_point_is_faster_than_the_hardware_allows():
-    if not CSV.exists():
-        pytest.skip(f"{CSV} is not here: set PENSTOCK_DATA to the folder of the measured points")
-    with CSV.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["mode"] == "agg" and not waited(row)]
+    every = rows_of("serving_measured_h100_b200.csv")
+    rows = [row for row in every if row["mode"] == "agg" and not waited(row)]
     shares = []
     for row in rows:
         groups = int(row["attention_dp_size"] or 1)
@@ -50,3 +58,36 @@ def test_no_measured_point_is_faster_than_the_hardware_allows():
     assert len(shares) > 2000
     # And the ceiling is no empty word: twenty points reach seven tenths of it.
     assert sorted(share for share, _ in shares)[-20] > 0.7
+
+
+def test_no_published_offline_throughput_is_higher_than_the_hardware_allows():
+    shares = []
+    for row in rows_of("trtllm_perf_overview_v1.csv"):
+        model, gpu = (TRTLLM_NAMES.get(row[key], row[key]) for key in ("model", "gpu"))
+        placed = Deployment(
+            architecture(model.lower().replace(" ", "-")),
+            device(gpu),
+            row["precision"].lower(),
+            "fp8",
+            tp=int(row["tp"]),
+            pp=int(row["pp"]),
+        )
+        prompt, output = int(row["isl"]), int(row["osl"])
+        # As many sequences as the whole memory holds: offline, a server takes all it can.
+        batch = largest_batch(placed, prompt, output, 1.0, 0)
+        most = batch / Ceiling(placed).seconds(served(batch, prompt, output))
+        shares.append(float(row["total_output_tokens_per_s"]) / most)
+    assert len(shares) > 250
+    assert max(shares) < 1
+    assert sorted(shares)[len(shares) // 2] > 0.25
+
+
+def test_no_dense_model_on_a_small_machine_is_faster_than_its_memory():
+    dense = [r for r in rows_of("llamacpp_dgx_spark_batched.csv") if "Coder-7B" in r["model"]]
+    ceiling = Ceiling(Deployment(architecture("qwen2.5-coder-7b"), device("gb10"), "int8"))
+    shares = []
+    for row in dense:
+        context = mean_context(int(row["prompt_tokens"]), int(row["gen_tokens"]))
+        least = ceiling.seconds(alone(decode_load(int(row["batch"]), context)))
+        shares.append(float(row["s_tg_tok_s"]) * least / int(row["batch"]))
+    assert 0.6 < max(shares) < 1
