@@ -22,8 +22,8 @@ def penstock(*arguments):
 def test_the_verdict_comes_first_and_the_questions_last():
     text = " ".join(penstock(WAFER).output.split())
     assert text.startswith("IMPOSSIBLE: 2,100 tokens/s")
-    assert "141 GB of weights" in text
-    assert "holds 44 GB" in text
+    assert "141.1 GB of weights" in text
+    assert "holds 44.0 GB" in text
     assert "Measured nearest to it" in text
     assert text.index("To ask whoever claims it") > text.index("Measured nearest")
 

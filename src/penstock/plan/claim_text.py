@@ -202,9 +202,11 @@ def _figure(words: Words) -> dict[str, Any]:
             }
     for pattern in _FIRST:
         if match := words.take(pattern):
+            prompt = words.take(r"\b(\d+(?:\.\d+)?)(k)?[\s-]tokens?\b")
             ms = value(match[1]) * (1000 if match[3] == "s" else 1)
             first = {"unit": "ms to first token", "whose": "user", "phase": "prefill"}
-            return {"figure": ms, **first}
+            length = {"prompt": tokens(prompt[1], prompt[2])} if prompt else {}
+            return {"figure": ms, **first, **length}
     if match := words.take(_REQUESTS):
         whole = {"unit": "requests/s", "whose": "system", "phase": "served"}
         return {"figure": value(match[1], match[2]), **whole}
@@ -227,7 +229,7 @@ def _figure(words: Words) -> dict[str, Any]:
 
 def _whose_after(after: str) -> Whose | None:
     """Whose speed the words right after a rate say it is."""
-    if re.match(rf"\s?{_PER_USER}", after):
+    if re.match(rf"\s?(?:{_PER_USER}|each\b(?!\s(?:gpu|device)))", after):
         return "user"
     return "device" if re.match(rf"\s?{_PER_DEVICE}", after) else None
 

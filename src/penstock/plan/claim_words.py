@@ -15,11 +15,12 @@ from typing import NamedTuple
 from penstock.predict.architecture import architecture, shapes
 from penstock.predict.sheet import devices, read
 
-NUMBER = r"(\d+(?:\.\d+)?|\.\d+)\s*(k|m|thousand|million|billion)?\b"
+NUMBER = r"(\d+(?:\.\d+)?|\.\d+)(?:\s*(k|m|thousand|million|billion)(?![a-z]))?"
 _SCALE = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "billion": 1e9}
 _COUNTED = {"a": 1, "an": 1, "one": 1, "single": 1, "a single": 1, "two": 2, "three": 3, "four": 4}
 _COUNTED |= {"six": 6, "eight": 8, "sixteen": 16, "thirty-two": 32, "seventy-two": 72}
-_COUNT = rf"(?:(\d+)\s*(?:x\s*|-\s*)?|({'|'.join(sorted(_COUNTED, key=len, reverse=True))})\s+)?"
+_SPELLED = "|".join(sorted(_COUNTED, key=len, reverse=True))
+_COUNT = rf"(?:(?<![\w.])(\d+)\s*(?:x\s*|-\s*)?|({_SPELLED})\s+)?"
 
 _START = r"(?:(?<=\dx)|\b)"  # of a name: "8xh100" is no word
 
@@ -38,10 +39,11 @@ _FORMATS: Mapping[str, str] = {
 # What hardware is called in prose, beside the names of the sheets. The second part is how
 # many devices the name itself means.
 _CALLED: Mapping[str, tuple[str, int | None]] = {
-    r"(?:cerebras\s+)?(?:wse-?3|cs-?3|wafer[\s-]?scale(?:\s+(?:engine|chip|processor))?|wafer)": (
+    r"(?:cerebras\s+)?(?:wse-?3|cs-?3|wafer[\s-]?scale(?:\s+(?:engine|chip))?|wafer)": (
         "wse-3",
         None,
     ),
+    r"cerebras": ("wse-3", None),
     r"(?:dgx|hgx)[\s-]?(?P<of>h100|h200|b200|b300|a100)": ("", 8),
     r"(?P<of>gb200|gb300)[\s-]?nvl\s*72": ("", 72),
     r"dgx[\s-]?spark": ("gb10", None),
@@ -125,7 +127,8 @@ def hardware_in(words: Words, *sheets: Path) -> Hardware:
             return Hardware(groups.get("of") or name, count)
     if match := words.take(rf"{_COUNT}{_START}({_UNKNOWN})\b"):
         return Hardware(None, _number(match), match[3])
-    if match := words.take(rf"{_COUNT}{_START}(?:gpus?|accelerators?|chips?|cards?)\b"):
+    plain = rf"{_START}(?:gpus?|accelerators?|chips?|cards?)\b"
+    if match := words.take(_COUNT.removesuffix("?") + plain) or words.take(_COUNT + plain):
         return Hardware(None, _number(match))
     return Hardware()
 
@@ -143,14 +146,19 @@ def model_in(words: Words) -> Model:
         if words.take(rf"\b{pattern}(?:[\s-](?:instruct|chat|it)\b)?"):
             return Model(name)
     size = r"(\d+(?:\.\d+)?)[\s-]?(?:b|billion)\b"
+    if match := words.take(r"\b(\d+(?:\.\d+)?)(?:[\s-]?trillion|t(?=[\s-](?:param|model)))"):
+        return Model(None, float(match[1]) * 1e12, _active(words, size))
     if match := words.take(rf"(?:\b([a-z]+)[\s-]?\d*(?:\.\d+)?[\s-])?\b{size}(?:[\s-]?a{size})?"):
         parameters, active = (float(g) * 1e9 if g else None for g in match.groups()[1:])
-        if also := words.take(rf"{size}[\s-](?:active|activated)"):
-            active = float(also[1]) * 1e9
-        return Model(_of_family(match[1], match[2]), parameters, active)
+        return Model(_of_family(match[1], match[2]), parameters, active or _active(words, size))
     if match := words.take(_HOSTED):
         return Model(unknown=match[0])
     return Model()
+
+
+def _active(words: Words, size: str) -> float | None:
+    match = words.take(rf"{size}[\s-](?:active|activated)")
+    return float(match[1]) * 1e9 if match else None
 
 
 def _number(match: re.Match[str]) -> int | None:

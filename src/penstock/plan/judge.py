@@ -54,7 +54,8 @@ class Judged(msgspec.Struct, frozen=True):
     @property
     def ease(self) -> tuple[int, float]:
         """The larger, the more easily the reading holds."""
-        return RANK[self.verdict], self.limit / self.reading.rate
+        most = self.sure.rate if self.verdict == "impossible" else self.limit
+        return RANK[self.verdict], most / self.reading.rate
 
 
 def judge(r: Reading, *, skip: str = "") -> Judged:
@@ -122,11 +123,11 @@ def said(r: Reading) -> str:
 def _memory(r: Reading) -> str:
     weights = r.model.weight_bytes(r.precision)
     held = r.devices * r.device.memory_bytes
-    rest = f" and {number((held + surplus(r) - weights) / 1e9)} GB of K and V"
+    rest = f" and {(held + surplus(r) - weights) / 1e9:,.1f} GB of K and V"
     return (
-        f"{r.model.name} has {number(weights / 1e9)} GB of weights in {r.precision}"
+        f"{r.model.name} has {weights / 1e9:,.1f} GB of weights in {r.precision}"
         f"{rest if weights <= held else ''}, but {r.devices} × {r.device.title} "
-        f"{'hold' if r.devices > 1 else 'holds'} {number(held / 1e9)} GB"
+        f"{'hold' if r.devices > 1 else 'holds'} {held / 1e9:,.1f} GB"
     )
 
 

@@ -25,9 +25,10 @@ from penstock.predict.sheet import Device
 MOST_GAINED = 8.0
 # 2:4 sparsity, and accumulation in 16 bits on consumer cards, each double the dense rate.
 ARITHMETIC_SLACK = 2.0
-# Weights beyond the devices' memory are read from a host's at best: two sockets of the
-# fastest shipped CPU sheet, 2 x 845 GB/s, with something to spare.
-HOST_BYTES_PER_S = 2e12
+# What the devices' memory cannot hold is read from a host's: each at the rate of the fastest
+# link there is (NVLink-C2C, 450 GB/s in one direction; PCIe 5 has 64). Sockets that compute a
+# part of the model themselves are hardware that the claim would have to tell.
+HOST_BYTES_PER_S = 450e9
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,7 @@ def _ceiling(r: Reading, gained: float, kv: str, flops: float | None, *, sure: b
         reading = 0.0
     else:
         reading = (weights + cache) / (sequences * r.devices * r.device.read_bytes_per_s)
-        reading += min(surplus(r), weights + cache) / (sequences * HOST_BYTES_PER_S)
+        reading += min(surplus(r), weights + cache) / (sequences * r.devices * HOST_BYTES_PER_S)
     computing = per_step * token_flops(r, sure=sure) / (r.devices * flops) if flops else 0.0
     seconds = max(reading, computing)  # of a step, for each sequence
     total = counted(r) * per_step / seconds if seconds else math.inf

@@ -6,7 +6,7 @@ Claims are written by others: their words are shown literally everywhere.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def show(made: Audit, console: Console) -> None:
         paragraph(console, sentence)
     console.print()
     paragraph(console, "; ".join(f"{k}: {v}" for k, v in conditions(made.claim)), "dim")
-    if rows := list(needs(made)):
-        _table(console, "What it takes", ("", "needed", "there is"), rows)
+    if need := list(needs(made)):
+        _table(console, "What it takes", ("", "needed", "there is"), need)
     if made.ratios:
         ratios = [(one.reading, f"{number(one.factor)} ×", one.source) for one in made.ratios]
         _table(console, "What it can give", ("", "at most", "by"), ratios)
@@ -174,7 +174,7 @@ def write_html(made: Audit, path: Path) -> None:
 
 
 def _table(
-    console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
 ) -> None:
     console.print()
     paragraph(console, title, "cyan")
