@@ -102,6 +102,7 @@ def plan(
 
     from penstock.cli import planned
     from penstock.cli.parse import given
+    from penstock.plan import fleetfile
     from penstock.report import plan as report
 
     params = dict(context.params)
@@ -120,7 +121,7 @@ def plan(
             if path is not None:
                 write(plans, path)
         if fleet is not None:
-            fleet.write_bytes(msgspec.toml.encode(plans.answers[0].sim))
+            fleetfile.write(plans.answers[0].sim, fleet, plans.answers[0].fitted)
     except (OSError, ValueError) as error:
         print(f"penstock plan: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -22,10 +22,11 @@ from penstock.plan.options import NoFleet, options
 from penstock.plan.question import Question
 from penstock.plan.replay import Replays, fleet_of
 from penstock.plan.search import Sized, settle
+from penstock.predict.stepfile import StepFile
 from penstock.record.price import Price
 from penstock.simulate.fleet import Fleet as Sim
 
-_LOADS = np.geomspace(0.1, 10, 241)  # of the demand, at which costs are told
+_LOADS = np.geomspace(0.1, 10, 161)  # of the demand, at which costs are told
 STARTUP_S = 120.0  # of a replica: weights read from a disk or a store, and a warm-up
 
 
@@ -81,7 +82,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     `ends` are the three sentences that every plan ends with: the capability
     it rests on, the cost driver that moves it, and what change in demand would
-    make another answer right. `sim` is the first fleet as the simulator takes it.
+    make another answer right. `sim` is the first fleet as the simulator takes it,
+    `fitted` its step times where they were calibrated.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     advice: list[Advice]
     ends: list[str]
     sim: Sim
+    fitted: StepFile | None
     api: list[Beside] = []
     off_peak: OffPeak | None = None
     hours: Hours | None = None
@@ -150,7 +153,8 @@ def answer(
             advice.speculate(best, step, question),
         ],
         ends=ends(settled, question, step, basis=basis, headroom=room, replicas=interval.replicas),
-        sim=fleet_of(candidate, demand, best.replicas, best.prefill),
+        sim=fleet_of(candidate, best.replicas, best.prefill),
+        fitted=steps.file_of(candidate.deployment, demand.tokens),
         api=[
             beside(
                 name,

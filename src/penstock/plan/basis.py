@@ -7,9 +7,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from penstock.plan.candidate import PAGE
 from penstock.predict import stepfile
 from penstock.predict.deployment import Deployment
 from penstock.predict.physical import PhysicalStepTime
+from penstock.predict.stepfile import Named, StepFile
 from penstock.predict.steptime import StepLoad
 
 # Relative error of a time per output token predicted from a sheet alone: the median over
@@ -51,8 +53,38 @@ class Steps:
         """Seconds of its steps. Raises `ValueError` where the sheet lacks a rate."""
         if self._file is not None and self._knows(deployment):
             fitted = self._file.estimate
-            return PhysicalStepTime(deployment, fitted.efficiencies, fitted.overheads)
+            return PhysicalStepTime(deployment, fitted.efficiencies, fitted.overheads, fitted.scale)
         return PhysicalStepTime(deployment)
+
+    def kv_tokens(self, deployment: Deployment, context: float) -> int:
+        """Tokens of a replica's KV pool: as the server that was seen had it, or by its memory."""
+        file = self._file
+        if file is not None and self._fitted == deployment and file.pages and file.page_size:
+            return file.pages * file.page_size
+        return int(deployment.kv_tokens(context))
+
+    def file_of(self, deployment: Deployment, context: float) -> StepFile | None:
+        """The calibrated step times of a deployment as a file of its own; None where none are."""
+        if self._file is None or not self._knows(deployment):
+            return None
+        d = deployment
+        named = Named(
+            model=d.model.name,
+            device=d.device.name,
+            weights=d.weights,
+            kv=d.kv,
+            tp=d.tp,
+            pp=d.pp,
+            ep=d.ep,
+            dp=d.dp,
+        )
+        return StepFile(
+            deployment=named,
+            estimate=self._file.estimate,
+            fit=self._file.fit,
+            pages=self.kv_tokens(d, context) // PAGE,
+            page_size=PAGE,
+        )
 
     def basis(self, deployment: Deployment, load: StepLoad) -> Basis:
         """How well they are known, looked at with this load."""
@@ -70,7 +102,7 @@ class Steps:
         drawn = [draw.steptime(deployment).seconds(load) for draw in self._file.draws]
         low, high = np.quantile(drawn, _DRAWS) / nominal if drawn else (1.0, 1.0)
         fitted, how = self._fitted, ""
-        if msgspec.structs.astuple(fitted) != msgspec.structs.astuple(deployment):
+        if fitted != deployment:
             how = (
                 f", where {fitted.model.name} ran in {fitted.weights} on {fitted.devices}; "
                 "what it says of other models, formats and counts is carried over"

@@ -11,7 +11,7 @@ from penstock.predict.deployment import Deployment
 from penstock.predict.sheet import Device
 
 MOST_DEVICES = 8  # of one replica's tensor-parallel group: the boards of one usual server
-STEP_TOKENS = (2048, 8192)  # prompt tokens that a step may take beside its decodes
+STEP_TOKENS = (512, 2048, 8192)  # prompt tokens that a step may take beside its decodes
 SIXTEEN_BITS = "bf16"
 PAGE = 16  # tokens of a KV page
 
@@ -20,10 +20,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of replica, and whether prompts are computed on replicas of their own.
 
     At most `max_running` sequences decode at once, and a step computes
-    `max_step_tokens` tokens at most. `usd_per_hour` is of the whole replica.
+    `max_step_tokens` tokens at most. `kv_tokens` and `usd_per_hour` are of the
+    whole replica.
     """
 
     deployment: Deployment
+    kv_tokens: int
     max_running: int
     max_step_tokens: int
     usd_per_hour: float

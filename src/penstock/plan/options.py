@@ -19,6 +19,7 @@ from penstock.predict.steptime import StepTime
 from penstock.record.slo import Slo
 
 MOST_RUNNING = 1024  # sequences at once on a replica; hardly a server is run with more
+_FULL = 1.05  # the pace of a slow answer on a full replica, beside the mean one's
 _FULLEST = 0.98  # of the time of a replica that only computes prompts
 
 
@@ -79,10 +80,12 @@ def _options(
     """Whole replicas with the better size of a step, and a fleet with prompts apart."""
     step = steps.of(deployment)
     usd = deployment.devices * price.usd_per_hour
+    kv_tokens = steps.kv_tokens(deployment, question.demand.tokens)
 
     def option(tokens: int, split: bool) -> Option:
         bare = Candidate(
             deployment=deployment,
+            kv_tokens=kv_tokens,
             max_running=MOST_RUNNING,
             max_step_tokens=tokens,
             usd_per_hour=usd,
@@ -110,7 +113,7 @@ def flows(
     """The most that one replica carries within the limits; of a split fleet, one of each kind."""
     demand, tokens = question.demand, candidate.max_step_tokens
     slos, output = question.slos if slos is None else slos, demand.output.mean
-    kept = estimate.sequences(candidate.deployment, demand)
+    kept = candidate.kv_tokens / (demand.prompt.mean + output)
     room = min(candidate.max_running, tokens - PAGE, kept)
     if not candidate.split:
         whole = partial(estimate.whole, step, demand, tokens)
@@ -135,7 +138,11 @@ def carried(option: Option, question: Question, step: StepTime) -> float:
 
 def _running(candidate: Candidate, question: Question, step: StepTime) -> int:
     """Sequences at once beyond which answers would come too slowly: the rest had better wait."""
-    pace = [slo for slo in question.slos if slo.metric == "tpot"]
+    pace = [
+        msgspec.structs.replace(slo, quantile=0.5, limit_s=slo.limit_s / _FULL)
+        for slo in question.slos
+        if slo.metric == "tpot"
+    ]
     flow, _ = flows(candidate, question, step, pace)
     return max(1, round(flow.decodes))
 

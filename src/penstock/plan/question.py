@@ -50,7 +50,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def priced(device: Device, usd_per_hour: float | None = None) -> Priced:
-    """A device at a price of one's own, or at the median of its sheet's.
+    """A device at a price of one's own, or at the median of those on demand of its sheet.
 
     Raises `ValueError` where the sheet has none, or the price is not above zero.
     """
@@ -62,7 +62,9 @@ def priced(device: Device, usd_per_hour: float | None = None) -> Priced:
         raise ValueError(
             f"the sheet of {device.name} has no price; give one, as --price {device.name}=2.50"
         )
-    listed = sorted(device.prices, key=lambda price: price.usd_per_hour)
+    # A spot price is for work that may be stopped at any time; a service is not.
+    lasting = [price for price in device.prices if not price.terms.startswith("spot")]
+    listed = sorted(lasting or device.prices, key=lambda price: price.usd_per_hour)
     middle = statistics.median_low([price.usd_per_hour for price in listed])
     chosen = next(price for price in listed if price.usd_per_hour == middle)
     return Priced(

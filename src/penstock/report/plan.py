@@ -153,7 +153,7 @@ def sentences(answer: Answer) -> Iterator[str]:
     for api in answer.api:
         reach = "" if api.reachable else ", more than this fleet carries within the limits"
         yield (
-            f"{api.name}: ${api.api_per_month:,.0f} a month, the fleet "
+            f"{api.name[:1].upper()}{api.name[1:]}: ${api.api_per_month:,.0f} a month, the fleet "
             f"${api.fleet_per_month:,.0f}; the {api.cheaper} is cheaper. They break even at "
             f"{number(api.break_even_a_month)} requests a month, {figure(api.break_even_rate)} a "
             f"second on average{reach}; one replica alone at {figure(api.smallest_rate)}."

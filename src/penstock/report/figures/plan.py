@@ -10,6 +10,7 @@ from penstock.record.slo import parse_slos
 from penstock.report import look
 from penstock.report.look import Chart
 
+_INK = look.INK[0]  # the page knows it, and swaps it in the dark
 _FLEETS = tuple(
     look.COLOURS[name][0] for name in ("accent", "other", "ink", "warn", "muted")
 )  # the cheapest first; more are drawn like the last
@@ -63,6 +64,7 @@ def limits(answer: Answer, width: int, height: int) -> Chart:
         for what, share in _shares(answer, fleet).items()
     ]
     kinds = list(dict.fromkeys(row["what"] for row in rows))
+    shapes = alt.Legend(orient="top", labelColor=_INK, symbolFillColor=_INK, symbolStrokeColor=_INK)
     base = alt.Chart(look.data(rows)).encode(
         x=alt.X("x:Q", title=None, scale=alt.Scale(domain=[0, 105], nice=False)),
         y=alt.Y(
@@ -72,7 +74,7 @@ def limits(answer: Answer, width: int, height: int) -> Chart:
             axis=alt.Axis(grid=True, ticks=False),
         ),
         color=_colour(answer, "fleet", legend=False),
-        shape=alt.Shape("what:N", sort=kinds, title=None, legend=alt.Legend(orient="top")),
+        shape=alt.Shape("what:N", sort=kinds, title=None, legend=shapes),
     )
     edge = alt.Chart(look.data([{"x": 100}])).encode(x="x:Q")
     return look.dress(
@@ -102,7 +104,9 @@ def _colour(answer: Answer, field: str, *, legend: bool = True) -> alt.Color:
         sort=names,
         title=None,
         scale=alt.Scale(domain=names, range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=0) if legend else None,
+        legend=alt.Legend(orient="top", columns=2, labelLimit=0, labelColor=_INK)
+        if legend
+        else None,
     )
 
 
