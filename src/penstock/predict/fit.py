@@ -26,6 +26,9 @@ DRAWS = 40
 HELD_OUT = 0.3  # of the time: the last part, on which the error is measured
 
 
+Rows = npt.NDArray[np.intp]
+
+
 class Priced(Protocol):
     """A step time that is linear in its costs."""
 
@@ -53,10 +56,10 @@ class Fit(msgspec.Struct, kw_only=True):
 
     `spread` is the standard deviation of log(measured / predicted) over blocks
     of spans: what no parameter explains. `scales` are draws of it, one for each replicate.
-    `held_out_error` is the median of |predicted / measured - 1| over the spans
-    of the last part of the time, with costs fitted to the part before;
-    `bias` the same with sign, `coverage` the share of blocks of those spans
-    whose total lies within the 90 % interval.
+    `held_out_error` is the sum of |predicted - measured| seconds over the
+    measured ones, of the spans in the last part of the time with costs fitted
+    to the part before; `bias` the same with sign, `coverage` the share of blocks of
+    those spans whose seconds lie within the 90 % interval.
     """
 
     costs: Costs
@@ -87,20 +90,20 @@ def fit(step: Priced, spans: Spans, free: Sequence[Bounded], *, seed: int = 0) -
     rng = np.random.default_rng(seed)
     whole = _Problem(step, spans, free)
     costs = whole.solve(np.arange(len(spans.seconds)))
-    draws = [whole.solve(rows) for rows in _resampled(len(spans.seconds), DRAWS, rng)]
-    early = spans.ended <= np.quantile(spans.ended, 1 - HELD_OUT)
-    before, after = np.flatnonzero(early), np.flatnonzero(~early)
-    past = whole.solve(before)
-    ratio = whole.seconds(past)[after] / spans.seconds[after]
-    spread = _block_spread(whole.seconds(costs), spans.seconds)
+    everything = _blocks(spans.ended, np.arange(len(spans.seconds)))
+    draws = [whole.solve(rows) for rows in _resampled(everything, rng)]
+    spread = whole.spread(costs, everything)
+    held_out = spans.ended > spans.ended[0] + (1 - HELD_OUT) * np.ptp(spans.ended)
+    before, after = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    measured, guessed = spans.seconds[after], whole.seconds(whole.solve(before))[after]
     return Fit(
         costs=costs,
         draws=draws,
         scales=np.exp(rng.normal(0, spread, len(draws))).tolist(),
         spans=len(spans.seconds),
-        held_out_error=float(np.median(np.abs(ratio - 1))),
-        bias=float(np.median(ratio - 1)),
-        coverage=_coverage(whole, before, after, rng),
+        held_out_error=float(np.abs(guessed - measured).sum() / measured.sum()),
+        bias=float(guessed.sum() / measured.sum() - 1),
+        coverage=_coverage(whole, spans.ended, before, after, rng),
         spread=spread,
     )
 
@@ -129,7 +132,7 @@ class _Problem:
         total = np.bincount(self.row, weights=each, minlength=len(self.measured))
         return total + self.requests * costs.request
 
-    def solve(self, rows: npt.NDArray[np.intp]) -> Costs:
+    def solve(self, rows: Rows) -> Costs:
         """The costs that fit these rows best; a row may be given more than once."""
         # Each second counts alike, whether one long span or many short ones tell of it.
         weight = np.bincount(rows, minlength=len(self.measured)) * self.measured
@@ -147,44 +150,47 @@ class _Problem:
         )
         return self._costs(found.x * self.start)
 
+    def spread(self, costs: Costs, blocks: Sequence[Rows]) -> float:
+        """Standard deviation of log(measured / predicted) over blocks, by their median deviation.
+
+        A block in which something else happened (the first steps of a cold server) is no measure
+        of the others, so 1.48 times the median absolute deviation stands for it.
+        """
+        predicted = self.seconds(costs)
+        logs = [np.log(self.measured[rows].sum() / predicted[rows].sum()) for rows in blocks]
+        return float(1.4826 * np.median(np.abs(logs)))
+
     def _costs(self, values: Floats) -> Costs:
         named = {each.name: float(value) for each, value in zip(self.free, values, strict=True)}
         return msgspec.structs.replace(self.base, **named)
 
 
-def _resampled(rows: int, times: int, rng: np.random.Generator) -> list[npt.NDArray[np.intp]]:
-    """Rows of a block bootstrap (Künsch 1989): blocks of neighbours, drawn with replacement."""
-    blocks = np.array_split(np.arange(rows), min(BLOCKS, rows))
-    picks = rng.integers(len(blocks), size=(times, len(blocks)))
+def _blocks(ended: Floats, rows: Rows) -> list[Rows]:
+    """The rows by equal parts of the time: neighbours share steps."""
+    times = ended[rows]
+    part = (times - times.min()) / max(float(np.ptp(times)), 1e-9) * BLOCKS
+    index = np.minimum(part.astype(int), BLOCKS - 1)
+    return [rows[index == i] for i in np.unique(index)]
+
+
+def _resampled(blocks: Sequence[Rows], rng: np.random.Generator) -> list[Rows]:
+    """Rows of a block bootstrap (Künsch 1989): whole blocks, drawn with replacement."""
+    picks = rng.integers(len(blocks), size=(DRAWS, len(blocks)))
     return [np.concatenate([blocks[i] for i in pick]) for pick in picks]
 
 
-def _blocks(predicted: Floats, measured: Floats) -> Floats:
-    """Log of measured / predicted seconds, of each of some blocks of neighbouring spans."""
-    count = min(BLOCKS, len(measured) // 2)
-    parts = np.array_split(np.arange(len(measured)), count)
-    return np.array([np.log(measured[i].sum() / predicted[i].sum()) for i in parts])
-
-
-def _block_spread(predicted: Floats, measured: Floats) -> float:
-    return float(np.std(_blocks(predicted, measured)))
-
-
 def _coverage(
-    problem: _Problem,
-    before: npt.NDArray[np.intp],
-    after: npt.NDArray[np.intp],
-    rng: np.random.Generator,
+    problem: _Problem, ended: Floats, before: Rows, after: Rows, rng: np.random.Generator
 ) -> float:
     """Share of later blocks whose seconds lie within 90 % intervals told from earlier ones."""
-    drawn = [problem.solve(before[rows]) for rows in _resampled(len(before), DRAWS, rng)]
-    past = problem.solve(before)
-    noise = _block_spread(problem.seconds(past)[before], problem.measured[before])
-    parts = np.array_split(after, max(1, min(BLOCKS, len(after) // 4)))
-    guesses = np.array([[problem.seconds(c)[i].sum() for i in parts] for c in drawn])
-    guesses = guesses * np.exp(rng.normal(0, noise, size=guesses.shape))
+    past = _blocks(ended, before)
+    drawn = [problem.solve(rows) for rows in _resampled(past, rng)]
+    noise = problem.spread(problem.solve(before), past)
+    parts = _blocks(ended, after)
+    guesses = np.array([[problem.seconds(costs)[rows].sum() for rows in parts] for costs in drawn])
+    guesses *= np.exp(rng.normal(0, noise, size=(len(drawn), 1)))
     low, high = np.quantile(guesses, [0.05, 0.95], axis=0)
-    actual = np.array([problem.measured[i].sum() for i in parts])
+    actual = np.array([problem.measured[rows].sum() for rows in parts])
     return float(np.mean((low <= actual) & (actual <= high)))
 
 

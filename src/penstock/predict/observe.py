@@ -151,13 +151,15 @@ def prompt_spans(seen: Sequence[Seen], max_step_tokens: float) -> Spans:
     start, end = prompts.begun[pick], prompts.first[pick]
     found = _spans(prompts, start, end, prompts.chunks[pick] * prompts.together[pick])
     # Tokens between the first and the last may be known only in the mean, and chunks slow them:
-    # count who decodes, each once a step. Whoever comes meanwhile waits for half a step.
+    # count who decodes, each once a step. Whoever comes meanwhile waits for half a step, and
+    # whom a server takes up at a step's end often finds the next one on its way.
     decoding, context = np.zeros(len(pick)), np.zeros(len(pick))
     for one in prompts.seen:
         here = ((one.first <= start) & (one.last >= end)).astype(float)
         decoding += here
         context += here * (one.prompt + one.cached + np.interp(start, one.when, one.tokens))
-    steps = found.steps + np.where(decoding > 0, 0.5, 0.0)
+    wait = np.where(prompts.waited[pick], 1.0, 0.5)
+    steps = found.steps + np.where(decoding > 0, wait, 0.0)
     return found._replace(
         steps=steps,
         decodes=decoding * steps,
@@ -190,9 +192,9 @@ class _Prompts:
         free = np.append(-np.inf, began[:-1])[group]
         sent = np.array([one.sent for one in seen])
         told = np.array([one.sent if one.started is None else one.started for one in seen])
-        waited = told - sent > 2 * step  # for a seat or for pages, not for a step's end
-        self.at_once = ~waited & (free <= sent)
-        self.begun = np.minimum(np.maximum(np.where(waited, told, sent), free), first)
+        self.waited = told - sent > 2 * step  # for a seat or for pages, not for a step's end
+        self.at_once = ~self.waited & (free <= sent)
+        self.begun = np.minimum(np.maximum(np.where(self.waited, told, sent), free), first)
         self.first = first
         self.together = size[group]
 

@@ -88,7 +88,8 @@ class ServerLog(msgspec.Struct, kw_only=True):
         alive = np.searchsorted(began, before) - np.searchsorted(ended, before)
         preempted = alive - np.append(0.0, self.running[:-1]) >= 1
         done = np.searchsorted(ended, self.tick_s) - np.searchsorted(ended, before)
-        return preempted & (done > 0)
+        hiding: npt.NDArray[np.bool_] = preempted & (done > 0)
+        return hiding
 
     def _seen(self, until: float, edges: Floats, steps: Floats) -> list[Seen]:
         """The requests whose first token had come, their tokens one a step since."""
