@@ -12,6 +12,7 @@ from penstock.plan.judge import Judged
 from penstock.report import look
 from penstock.report.look import Chart
 
+_LABEL = 0.1  # width of a label, as a share of the axis
 _COLOURS = {"claimed": look.WARN[0], "ceiling": look.INK[0], "measured": look.ACCENT[0]}
 
 
@@ -26,9 +27,7 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
     if len(rows) < 2:
         return None
     beside = "the most its technique gives" if ratio else "what allows how much, and was measured"
-    middle = math.sqrt(max(row["x"] for row in rows) * min(row["x"] for row in rows))
-    for row in rows:
-        row["side"] = "left" if row["x"] <= middle else "right"  # of its label, towards the middle
+    _place(rows)
     names = [row["name"] for row in rows]
     x = alt.X(
         "x:Q",
@@ -70,6 +69,18 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
         width,
         max(height, 60 + 34 * len(rows)),
     )
+
+
+def _place(rows: list[dict[str, Any]]) -> None:
+    """Which side of its mark each label goes: towards the middle, and never across the claim."""
+    logs = [math.log(row["x"]) for row in rows]
+    low, wide = min(logs), max(logs) - min(logs) or 1.0
+    claim = (logs[0] - low) / wide
+    for row, value in zip(rows, logs, strict=True):
+        at = (value - low) / wide
+        across = at < claim < at + _LABEL if at <= 0.5 else at - _LABEL < claim < at
+        # Altair names the side of the text that is at the mark.
+        row["side"] = "left" if (at <= 0.5) != across else "right"
 
 
 def _rates(made: Audit) -> list[dict[str, Any]]:
