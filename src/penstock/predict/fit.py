@@ -8,6 +8,7 @@ documented defaults decides only what the observations leave open.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from penstock.predict.steptime import Costs, StepLoad, Work, terms
 PULL = 0.01  # of one doubt's distance from a default, in relative residuals of all spans
 SOFT = 0.03  # relative residuals beyond this count less than their square (soft L1)
 BLOCKS = 20  # consecutive spans share steps, so the bootstrap draws blocks of them
-DRAWS = 40
+DRAWS = 60
 HELD_OUT = 0.3  # of the time: the last part, on which the error is measured
 
 
@@ -54,8 +55,9 @@ class Bounded(NamedTuple):
 class Fit(msgspec.Struct, kw_only=True):
     """Fitted costs, their bootstrap replicates, and how well they predict what they did not see.
 
-    `spread` is the standard deviation of log(measured / predicted) over blocks
-    of spans: what no parameter explains. `scales` are draws of it, one for each replicate.
+    `spread` is the standard deviation of log(measured / predicted) that no
+    parameter explains, over blocks of spans and from past to future. `scales`
+    are draws of it, one for each replicate.
     `held_out_error` is the sum of |predicted - measured| seconds over the
     measured ones, of the spans in the last part of the time with costs fitted
     to the part before; `bias` the same with sign, `coverage` the share of blocks of
@@ -92,17 +94,19 @@ def fit(step: Priced, spans: Spans, free: Sequence[Bounded], *, seed: int = 0) -
     costs = whole.solve(np.arange(len(spans.seconds)))
     everything = _blocks(spans.ended, np.arange(len(spans.seconds)))
     draws = [whole.solve(rows) for rows in _resampled(everything, rng)]
-    spread = whole.spread(costs, everything)
     held_out = spans.ended > spans.ended[0] + (1 - HELD_OUT) * np.ptp(spans.ended)
     before, after = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     measured, guessed = spans.seconds[after], whole.seconds(whole.solve(before))[after]
+    bias = float(guessed.sum() / measured.sum() - 1)
+    # Two looks at what no parameter explains: how blocks differ, and how far off the future was.
+    spread = math.sqrt((whole.spread(costs, everything) ** 2 + bias**2) / 2)
     return Fit(
         costs=costs,
         draws=draws,
         scales=np.exp(rng.normal(0, spread, len(draws))).tolist(),
         spans=len(spans.seconds),
         held_out_error=float(np.abs(guessed - measured).sum() / measured.sum()),
-        bias=float(guessed.sum() / measured.sum() - 1),
+        bias=bias,
         coverage=_coverage(whole, spans.ended, before, after, rng),
         spread=spread,
     )

@@ -42,6 +42,7 @@ class ServerLog(msgspec.Struct, kw_only=True):
     max_running: int
     max_step_tokens: int
     kv_tokens: int | None
+    page_tokens: int
     arrived: Floats
     scheduled: Floats
     first: Floats
@@ -156,6 +157,7 @@ def read_log(directory: Path, device: str | None = None) -> ServerLog:
         max_running=int(settings.get("max_num_seqs") or 256),
         max_step_tokens=int(settings.get("max_num_batched_tokens") or 2048),
         kv_tokens=kv.get("num_kv_tokens"),
+        page_tokens=int(kv.get("block_size") or 16),
         arrived=column("arrival_time") - offset - start,
         scheduled=column("scheduled_ts") - start,
         first=column("first_token_ts") - start,
