@@ -44,7 +44,7 @@ EXACT = 1.04  # capacity is found to this factor
 
 def group(**more: Any) -> Group:
     """Some replicas."""
-    how = {"model": "llama-3.1-70b", "device": "h200", "weights": "fp8", "tp": 2}
+    how: dict[str, Any] = {"model": "llama-3.1-70b", "device": "h200", "weights": "fp8", "tp": 2}
     return Group(**how | more)
 
 

@@ -3,10 +3,11 @@
 llm-d's measurement: eight pods of two H100 serve Qwen3-32B with KV for
 307,328 tokens each; 150 customers have a prefix of 6,000 tokens, five users
 each ask 1,200 more, again and again: 73 % of what all pods can keep, six times what one can.
-Requests come at 3 to 60 a second, here as a ramp of ten minutes. Published
+Requests come at 3 to 60 a second, here as a ramp of five minutes. Published
 (output tokens/s; mean and p90 of the time to the first token, s): precise
 8,730; 0.30, 0.54. Approximate 6,944; 13.3, 31.1. By load 4,429; 47.0, 94.9.
-Random 4,429; 45.3, 92.6. The answers' length was not: it is swept.
+Random 4,429; 45.3, 92.6. Neither the answers' length was, which is swept, nor how
+long the load lasted: waits under overload grow with it, so they are sizes, not figures.
 
     python -m benchmarks.routing_study --out benchmarks/results/routing_study.json
 """
@@ -30,9 +31,9 @@ from penstock.workload.traces import Trace
 
 PODS, KV_TOKENS = 8, 307_328
 CUSTOMERS, USERS, PREFIX, QUERY = 150, 5, 6_000, 1_200
-RAMP = Ramp(3.0, 60.0, 600.0)
+RAMP = Ramp(3.0, 60.0, 300.0)
 OUTPUTS = (100, 250, 500)
-PAGE_TOKENS = 48  # divides prefix and query
+PAGE_TOKENS = 120  # divides prefix and query
 
 # The approximate router believes that a pod keeps what it was sent: llm-d's default of
 # 31,250 blocks of 64 tokens is over six times what these pods hold.
@@ -139,8 +140,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--outputs", type=int, nargs="+", default=OUTPUTS, help="tokens")
     options = parser.parse_args()
-    found = {str(output): study(output) for output in OUTPUTS}
+    found = {str(output): study(output) for output in options.outputs}
     keep({"published": PUBLISHED, "by_output_tokens": found}, options.out)
     if options.picture is not None:
         picture(found, options.picture)

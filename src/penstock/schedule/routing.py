@@ -15,6 +15,7 @@ from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
+from typing import NamedTuple
 
 LOAD_TOKENS = 64  # see `Cheapest`
 
@@ -24,8 +25,8 @@ class View:
     """What a router knows of one replica.
 
     `outstanding` requests were sent to it and have not ended; `pending_tokens`
-    are the prompt tokens of those that have no first token yet. `known` are
-    the chains of the pages in its prefix index, where it tells.
+    is the sum of `Choice.new_tokens` over those that have no first token yet.
+    `known` are the chains of the pages in its prefix index, where it tells.
     """
 
     number: int
@@ -44,14 +45,21 @@ class Wanted:
     page_tokens: int = 1
 
 
+class Choice(NamedTuple):
+    """The replica that takes a request, and how many of its tokens it is thought to compute."""
+
+    number: int
+    new_tokens: int
+
+
 class Router(ABC):
     """Chooses among the views, of which there is at least one."""
 
     reads_prefixes = False  # whether `Wanted.chain` is looked at
 
     @abstractmethod
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
-        """The replica that takes the request."""
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
+        """Who takes the request."""
 
     def forget(self, number: int) -> None:  # noqa: B027 (most remember nothing)
         """That replica has started anew: its cache is empty."""
@@ -63,12 +71,12 @@ class RoundRobin(Router):
     def __init__(self) -> None:
         self._last = -1
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
         after = (view for view in views if view.number > self._last)
         chosen = min(after, key=_number, default=None) or min(views, key=_number)
         self._last = chosen.number
-        return chosen
+        return Choice(chosen.number, wanted.tokens)
 
 
 class AtRandom(Router):
@@ -77,9 +85,9 @@ class AtRandom(Router):
     def __init__(self, seed: int) -> None:
         self._random = Random(f"{seed} routing")
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
-        return self._random.choice(views)
+        return Choice(self._random.choice(views).number, wanted.tokens)
 
 
 class LeastLoaded(Router):
@@ -88,9 +96,10 @@ class LeastLoaded(Router):
     def __init__(self) -> None:
         self._turns = _Turns()
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
-        return self._turns.least(views, [view.outstanding for view in views])
+        chosen = self._turns.least(views, [view.outstanding for view in views])
+        return Choice(chosen.number, wanted.tokens)
 
 
 class PowerOfTwo(Router):
@@ -99,11 +108,10 @@ class PowerOfTwo(Router):
     def __init__(self, seed: int) -> None:
         self._random = Random(f"{seed} routing")
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
-        if len(views) < 2:
-            return views[0]
-        return min(self._random.sample(views, 2), key=lambda view: view.outstanding)
+        two = self._random.sample(views, min(2, len(views)))
+        return Choice(min(two, key=lambda view: view.outstanding).number, wanted.tokens)
 
 
 class BySession(Router):
@@ -116,7 +124,7 @@ class BySession(Router):
     def __init__(self) -> None:
         self._others = LeastLoaded()
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
         if wanted.session is None:
             return self._others.choose(wanted, views)
@@ -125,14 +133,14 @@ class BySession(Router):
             text = f"{wanted.session} {view.number}"
             return blake2b(text.encode(), digest_size=8).digest()
 
-        return max(views, key=weight)
+        return Choice(max(views, key=weight).number, wanted.tokens)
 
 
 class Cheapest(Router):
     """The one that has the least to compute before the request's first token.
 
-    Cost, in tokens: those of the prompt that the replica does not know, those
-    of prompts that wait there already, and `load_tokens` for each request
+    Cost, in tokens: those of the prompt that the replica does not know, the
+    same of the prompts that wait there already, and `load_tokens` for each request
     outstanding, since every sequence that decodes slows all steps. A large
     `load_tokens` is least-loaded with a taste for prefixes, zero follows
     prefixes into a crowd. `known` differs: see the subclasses.
@@ -148,14 +156,16 @@ class Cheapest(Router):
     def known(self, view: View) -> Container[int]:
         """The chains that the replica is taken to have."""
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
-        costs = []
+        new, costs = {}, []
         for view in views:
             found = matched(wanted.chain, self.known(view)) * wanted.page_tokens
-            new = max(wanted.tokens - found, 1)
-            costs.append(new + view.pending_tokens + self._load_tokens * view.outstanding)
-        return self._turns.least(views, costs)
+            new[view.number] = max(wanted.tokens - found, 1)
+            ahead = view.pending_tokens + self._load_tokens * view.outstanding
+            costs.append(new[view.number] + ahead)
+        chosen = self._turns.least(views, costs)
+        return Choice(chosen.number, new[chosen.number])
 
 
 class PrefixAware(Cheapest):
@@ -174,7 +184,7 @@ class PrefixAware(Cheapest):
         """See `Cheapest`."""
         return self._sent.setdefault(view.number, OrderedDict())
 
-    def choose(self, wanted: Wanted, views: Sequence[View]) -> View:
+    def choose(self, wanted: Wanted, views: Sequence[View]) -> Choice:
         """See `Router`."""
         chosen = super().choose(wanted, views)
         sent = self._sent[chosen.number]

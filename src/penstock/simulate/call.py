@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from penstock.record.record import Outcome
-from penstock.workload.pieces import Piece
+from penstock.schedule.sequence import Keys
 
 if TYPE_CHECKING:
     from penstock.schedule.sequence import Sequence as Seat
@@ -25,19 +25,10 @@ class Call:
     """
 
     __slots__ = (
-        *("asked_at", "awaited", "cached", "counted", "end", "ended", "error", "first", "inside"),
-        *(
-            "last",
-            "outcome",
-            "output",
-            "owner",
-            "pieces",
-            "preemptions",
-            "priority",
-            "prompt",
-            "replica",
-        ),
-        *("retries", "said", "seat", "session", "spans", "started", "streaming", "taken"),
+        *("asked_at", "awaited", "cached", "counted", "end", "ended", "error", "first"),
+        *("inside", "keys", "last", "outcome", "output", "owner", "preemptions", "priority"),
+        *("prompt", "replica", "retries", "said", "seat", "session", "spans", "started"),
+        *("streaming", "taken"),
     )
 
     def __init__(
@@ -47,7 +38,7 @@ class Call:
         asked_at: float,
         ended: Callable[[Call], None],
         *,
-        pieces: Sequence[Piece] | None = None,
+        keys: Keys | None = None,
         session: Hashable | None = None,
         priority: int = 0,
         owner: object = None,
@@ -56,7 +47,7 @@ class Call:
         self.output = output
         self.asked_at = asked_at
         self.ended = ended  # called once, at the end
-        self.pieces = pieces  # of the prompt, then of the answer; None: it shares nothing
+        self.keys = keys  # of its pages, prompt and answer; None: it shares nothing
         self.session = session
         self.priority = priority
         self.owner = owner
@@ -66,7 +57,7 @@ class Call:
         self.first: float | None = None
         self.last: float | None = None
         self.end: float | None = None
-        self.awaited = 0  # tokens of its prompt, as its replica counts them pending
+        self.awaited = 0  # tokens that its replica is thought to compute before the next
         self.said = self.cached = self.preemptions = self.retries = 0
         self.replica: Replica | None = None  # that works on it, or did last
         self.seat: Seat | None = None  # in that replica's scheduler

@@ -16,7 +16,7 @@ from penstock.simulate.clock import Clock
 from penstock.simulate.fleet import Fleet
 from penstock.simulate.links import Links
 from penstock.simulate.machine import machine
-from penstock.simulate.pages import PieceKeys, chain
+from penstock.simulate.pages import chain
 from penstock.simulate.replica import Machine, Replica, Totals
 from penstock.simulate.routers import router
 from penstock.simulate.views import ToldIndex
@@ -217,14 +217,17 @@ class Cluster:
     def _choose(self, call: Call, role: str) -> Place | None:
         serving = [p for p in self.places if p.state is State.SERVING and p.role == role]
         if len(serving) < 2:
+            call.awaited = call.prompt + call.said
             return serving[0] if serving else None
         router, links = self._router(role, serving[0].machine), list[int]()
         size = serving[0].machine.page_tokens
-        if router.reads_prefixes and call.pieces is not None:
-            links = chain(PieceKeys(call.pieces, size), call.prompt // size)
+        if router.reads_prefixes and call.keys is not None:
+            links = chain(call.keys, call.prompt // size)
         wanted = Wanted(call.prompt, call.session, links, size)
         views = [_view(place.replica) for place in serving if place.replica is not None]
-        return self.places[router.choose(wanted, views).number]
+        choice = router.choose(wanted, views)
+        call.awaited = choice.new_tokens
+        return self.places[choice.number]
 
     def _router(self, role: str, machine: Machine) -> Router:
         if role not in self._routers:
@@ -240,7 +243,7 @@ class Cluster:
             1,
             self.clock.now,
             self._prefilled,
-            pieces=call.pieces,
+            keys=call.keys,
             session=call.session,
             priority=call.priority,
             owner=call,
@@ -273,7 +276,7 @@ class Cluster:
         if call.outcome is not None:
             return
         if place.state is State.SERVING:
-            call.taken = True
+            call.taken, call.awaited = True, 1
             self.offer(call, place)
         else:
             self._again(call, place.number)

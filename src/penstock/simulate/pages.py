@@ -14,24 +14,33 @@ class PieceKeys:
     """Key of the i-th page of a row of pieces; None beyond the last full page.
 
     A key says which tokens of which pieces a page holds. The prefix index asks
-    for it below the page before, so equal paths mean equal prefixes.
+    for it below the page before, so equal paths mean equal prefixes. Keys are
+    made when first asked for, and kept.
     """
 
-    __slots__ = ("_ends", "_names", "_size")
+    __slots__ = ("_ends", "_keys", "_names", "_size")
 
     def __init__(self, pieces: Iterable[Piece], page_size: int) -> None:
         kept = [piece for piece in pieces if piece[1] > 0]
         self._names = [name for name, _ in kept]
         self._ends = list(accumulate(tokens for _, tokens in kept))
         self._size = page_size
+        self._keys: list[Hashable] = []
 
     def __call__(self, page: int) -> Hashable | None:
         """Key of a page."""
+        keys = self._keys
+        if page < len(keys):
+            return keys[page]
+        if not self._ends or (page + 1) * self._size > self._ends[-1]:
+            return None
+        keys.extend(self._key(each) for each in range(len(keys), page + 1))
+        return keys[page]
+
+    def _key(self, page: int) -> Hashable:
         ends, names = self._ends, self._names
         start = page * self._size
         end = start + self._size
-        if not ends or end > ends[-1]:
-            return None
         i = bisect_right(ends, start)
         begin = ends[i - 1] if i else 0
         if end <= ends[i]:

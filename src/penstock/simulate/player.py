@@ -12,6 +12,7 @@ from typing import Protocol
 from penstock.record.record import Outcome
 from penstock.simulate.call import Call
 from penstock.simulate.clock import Clock
+from penstock.simulate.pages import PieceKeys
 from penstock.workload.plan import Answer, Ask, Plan
 from penstock.workload.sketch import pieces_of
 
@@ -56,12 +57,18 @@ class Player:
     """Sends a plan's asks when they are wanted; see `Plan` and `Ask` for when that is."""
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, clock: Clock, send: Callable[[Call], None]
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        clock: Clock,
+        send: Callable[[Call], None],
+        page_tokens: int,
     ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._clock = clock
         self._send = send
+        self._page_tokens = page_tokens
         self._asks: Iterator[Ask] = iter(plan.asks)
         self._closed = plan.load.kind == "closed"
         self._to_come = len(plan.asks)  # of an open loop: asks, and sessions that may go on
@@ -121,16 +128,17 @@ class Player:
         pieces = pieces_of(ask.content) if shares or ask.prompt_tokens is None else None
         prompt = ask.prompt_tokens or sum(tokens for _, tokens in pieces or ())
         for choice in range(ask.n):
-            told = None
+            keys = None
             if shares and pieces is not None:
-                told = [*pieces, (_said(ask, choice), ask.output_tokens)]
+                answer = (_said(ask, choice), ask.output_tokens)
+                keys = PieceKeys([*pieces, answer], self._page_tokens)
             entry.calls.append(
                 Call(
                     prompt,
                     ask.output_tokens,
                     now,
                     self._ended,
-                    pieces=told,
+                    keys=keys,
                     session=ask.session,
                     owner=entry,
                 )

@@ -11,10 +11,9 @@ from penstock.predict.steptime import StepLoad, StepTime, chunk_pairs
 from penstock.schedule import Policy, Scheduler, Sequence, StepPlan
 from penstock.schedule.prefix import PrefixIndex
 from penstock.schedule.scheduler import Ended
-from penstock.schedule.sequence import Keys, no_keys
+from penstock.schedule.sequence import no_keys
 from penstock.simulate.call import Call
 from penstock.simulate.clock import Clock, Event
-from penstock.simulate.pages import PieceKeys
 
 _FAR = 1 << 40  # steps
 _TINY = 1e-9  # seconds: a request that comes so shortly after a step's end comes at its end
@@ -86,7 +85,7 @@ class Replica:
             self.scheduler.pool.index = index
         self.totals = Totals()
         self.calls: dict[Call, None] = {}  # sent here and not ended, on their way in included
-        self.pending_tokens = 0  # of prompts whose next token is not there yet
+        self.pending_tokens = 0  # that its calls still have to compute, as their router thinks
         self.ends: array[float] | None = array("d") if keeps_ends else None  # of every step
         self._owner = owner
         self._most = _FAR if leaps else 1
@@ -109,8 +108,7 @@ class Replica:
         self.scheduler.check_place(seat)
         call.replica, call.seat = self, seat
         self.calls[call] = None
-        call.awaited = seat.prompt
-        self.pending_tokens += seat.prompt
+        self.pending_tokens += call.awaited
         delay = self.machine.step.request_s
         if delay > 0 and not call.said and not call.taken:
             self.clock.at(self.clock.now + delay, self._enter, call, seat)
@@ -166,14 +164,11 @@ class Replica:
     # Arrivals
 
     def _seat(self, call: Call) -> Sequence:
-        keys: Keys = no_keys
-        if call.pieces is not None:
-            keys = PieceKeys(call.pieces, self.machine.page_tokens)
         return Sequence(
             id=call,
             prompt=call.prompt + call.said,
             limit=call.prompt + call.output,
-            keys=keys,
+            keys=call.keys or no_keys,
             priority=call.priority,
         )
 

@@ -12,7 +12,7 @@ from penstock.simulate.changes import Autoscaler, Failures
 from penstock.simulate.clock import Clock
 from penstock.simulate.cluster import Cluster, Place, State
 from penstock.simulate.fleet import Fleet
-from penstock.simulate.player import Player
+from penstock.simulate.player import Ledger, Player
 from penstock.simulate.result import ReplicaReport, Simulated
 from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Plan
@@ -42,6 +42,11 @@ class World:
         self._changes: list[Failures | Autoscaler] = [Failures(self.cluster)]
         if fleet.autoscale is not None:
             self._changes.append(Autoscaler(self.cluster, fleet.autoscale))
+
+    def player(self, plan: Plan, ledger: Ledger) -> Player:
+        """Who plays a plan on this fleet."""
+        page_tokens = self.cluster.fleet.replicas[0].page_tokens
+        return Player(plan, ledger, self.clock, self.cluster.send, page_tokens)
 
     def settle(self) -> None:
         """The load is over: what is under way ends, and nothing else begins."""
@@ -82,7 +87,7 @@ def simulate(
     world = World(fleet, seed, steps=steps, leaps=leaps, keeps_ends=events)
     books = Books(world.clock, until_s, events)
     books.on_stop = world.settle
-    player = Player(plan, books, world.clock, world.cluster.send)
+    player = world.player(plan, books)
     player.start()
     world.finish()
     cluster = world.cluster

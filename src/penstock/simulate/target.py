@@ -12,7 +12,7 @@ from penstock.record.record import Record
 from penstock.record.series import Series
 from penstock.simulate.books import nanoseconds, row_of
 from penstock.simulate.fleet import Fleet
-from penstock.simulate.player import Entry, Player, answer_of
+from penstock.simulate.player import Entry, answer_of
 from penstock.simulate.result import record_of
 from penstock.simulate.run import World
 from penstock.workload.plan import Ask
@@ -115,7 +115,7 @@ class Playing:
         """See `Sender`."""
         world, limits = self._world, self._drive.limits
         assert world is not None
-        player = Player(self._drive.plan, self, world.clock, world.cluster.send)
+        player = world.player(self._drive.plan, self)
         world.clock.at(limits.duration_s, self._drive.time_is_up)
         world.clock.at(limits.duration_s + limits.drain_s, self._cut_off)
         player.start()
