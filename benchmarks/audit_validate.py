@@ -14,22 +14,28 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+import penstock
 from benchmarks import measured_tables as tables
 from benchmarks.measured_tables import FILES
 from penstock.plan.audit import audit
 from penstock.plan.blanks import readings
 from penstock.plan.claim import Claim
+from penstock.plan.evidence import MARGIN, NEAR
 from penstock.plan.judge import judge
-from penstock.plan.measured import Measured
+from penstock.plan.measured import Measured, points
 from penstock.predict.architecture import plain_name
+
+_DATA = Path(os.environ.get("PENSTOCK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def serving(path: Path) -> Iterator[Claim]:
@@ -60,9 +66,9 @@ def serving(path: Path) -> Iterator[Claim]:
                 )
 
 
-def of_points(points: Iterator[Measured]) -> Iterator[Claim]:
+def of_points(measured: Iterator[Measured]) -> Iterator[Claim]:
     """The figures of tables that tell all that the points hold."""
-    for p in points:
+    for p in measured:
         common = Claim(
             figure=1.0,
             model=p.model,
@@ -143,7 +149,7 @@ def _spread(values: Any) -> dict[str, float]:
 def main() -> None:
     """Validate all tables and publish the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=_DATA, help="folder that holds results/")
     parser.add_argument("--json", action="store_true", help="print JSON, and only that")
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     given = parser.parse_args()
@@ -153,6 +159,13 @@ def main() -> None:
         "overall": validate(every),
         "by_table": {name: validate(of) for name, of in by_table.items()},
         "files": FILES,
+        "conditions": {
+            "date": date.today().isoformat(),
+            "penstock": penstock.__version__,
+            "measured_points": len(points()),
+            "near": NEAR,
+            "margin": MARGIN,
+        },
     }
     if given.out:
         given.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -54,6 +54,17 @@ def test_a_run_brings_its_own_ceiling(tmp_path):
     assert "that its hardware allows by its own record: measured on 2 CPU cores" in output
 
 
+def test_hardware_of_ones_own(tmp_path):
+    sheet = tmp_path / "mine.toml"
+    sheet.write_text("[my-npu]\nmemory_bytes = 32e9\nread_bytes_per_s = 2e11\n")
+    for text, verdict in (
+        ("30 tokens/s per user on one my-npu", "UNDERSPECIFIED"),
+        ("30 tokens/s per user for Llama 3.1 8B in int4 on one my-npu", "PLAUSIBLE"),
+        ("900 tokens/s per user for Llama 3.1 8B in int4 on one my-npu", "IMPOSSIBLE"),
+    ):
+        assert verdict in penstock(text, "--sheets", sheet).output
+
+
 @pytest.mark.parametrize(
     ("claim", "says"),
     [

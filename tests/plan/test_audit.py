@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.plan.audit import audit, facts
 from penstock.plan.blanks import readings
@@ -216,6 +218,15 @@ def test_a_starved_baseline_can_be_told_from_the_hardware():
     assert "as many sequences as fit" in max(made.ratios, key=lambda one: one.factor).reading
 
 
+def test_measured_gains_stand_beside_a_ratio_and_bound_nothing():
+    made = audit(parse("36x higher throughput from 4-bit weights"))
+    half, most = (one for one in made.ratios if one.measured)
+    assert 1 < half.factor < most.factor
+    # Four B200 hold DeepSeek-R1 in 8 bits and next to no K and V: a starved baseline.
+    assert "deepseek-r1" in most.reading
+    assert f"{most.factor:.3g} times" not in made.why[0]
+
+
 def test_a_ratio_to_a_figure_is_a_figure():
     claim = changed(ON_H200, figure=10.0, unit="x", whose=None, baseline=Baseline(figure=2_900.0))
     assert audit(claim).verdict in ("implausible", "impossible")
@@ -231,6 +242,39 @@ def test_json_holds_what_is_promised_and_no_infinity():
         value = facts(audit(parse(text)))
         assert {"verdict", "missing", "required", "nearest"} <= set(value)
         assert all(math.isfinite(x) for x in _numbers(value))
+
+
+BLANK = st.none()
+ANY_CLAIM = st.fixed_dictionaries(
+    {
+        "figure": st.floats(1e-6, 1e12),
+        "whose": st.sampled_from([None, "user", "device", "system"]),
+        "phase": st.sampled_from([None, "decode", "prefill", "served", "total"]),
+        "model": st.sampled_from(
+            [None, "llama-3.1-8b", "deepseek-r1", "gpt-oss-20b", "qwen3-0.6b"]
+        ),
+        "precision": st.sampled_from([None, "bf16", "fp8", "int4", "mxfp4", "fp32"]),
+        "hardware": st.sampled_from([None, "h100", "wse-3", "m4-pro", "gb200", "epyc-9654"]),
+        "devices": BLANK | st.integers(1, 1000),
+        "batch": BLANK | st.integers(1, 10**6),
+        "concurrency": BLANK | st.integers(1, 10**6),
+        "user_speed": BLANK | st.floats(0.01, 1e5),
+        "prompt": BLANK | st.integers(1, 10**6),
+        "output": BLANK | st.integers(1, 10**6),
+        "speculation": BLANK | st.floats(1, 20),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_CLAIM)
+def test_any_claim_gets_a_verdict_and_plain_numbers(fields):
+    made = audit(Claim(**fields))
+    assert made.verdict in ("impossible", "implausible", "plausible", "underspecified")
+    assert made.why
+    assert all(math.isfinite(x) for x in _numbers(facts(made)))
+    for one in made.judged:
+        assert one.sure.rate >= one.ordinary.rate * (1 - 1e-9)
 
 
 def _numbers(value):

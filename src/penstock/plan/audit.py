@@ -84,7 +84,7 @@ def _ratio(claim: Claim, *sheets: Path) -> Audit:
     gaps = blanks.missing(claim)
     found = gain.most(claim, *sheets)
     usual = max((one.factor for one in found if one.usual), default=None)
-    any_ = max((one.factor for one in found), default=None)
+    any_ = max((one.factor for one in found if not one.measured), default=None)
     verdict: Verdict = "underspecified"
     if usual is None or any_ is None:
         why = [
@@ -151,7 +151,7 @@ def _unreckoned(claim: Claim, gaps: list[str], *sheets: Path) -> Audit:
         required=needed,
         judged=[],
         ratios=[],
-        nearest=around(claim),
+        nearest=around(claim, *sheets),
     )
 
 

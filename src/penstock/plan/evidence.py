@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -88,12 +89,12 @@ def evidence(r: Reading, count: int = 5, skip: str = "") -> Evidence:
     )
 
 
-def around(claim: Claim, count: int = 5) -> tuple[Near, ...]:
+def around(claim: Claim, *sheets: Path, count: int = 5) -> tuple[Near, ...]:
     """Measured points near a claim of which model or hardware is not known, by what is told."""
     kind: Kind = "prefill" if claim.phase == "prefill" else "user"
     if kind == "user" and (claim.whose in ("system", "device") or (claim.concurrency or 1) > 1):
         kind = "system"
-    sheet, shape = claim.sheet(), claim.shape()
+    sheet, shape = claim.sheet(*sheets), claim.shape()
     told = {
         "active": shape.active_parameters if shape else None,
         "parameters": shape.parameters if shape else None,

@@ -17,6 +17,7 @@ import msgspec
 
 from penstock.plan.claim import Claim, Sized
 from penstock.plan.evidence import usual_kv
+from penstock.plan.measured import Measured, points
 from penstock.plan.reading import MOST_GAINED, Reading, ordinary
 from penstock.predict.architecture import BYTES, Architecture
 from penstock.predict.sheet import Device, devices
@@ -26,12 +27,16 @@ _CONTEXT = (1024, 1024)  # tokens of prompt and output where nothing is told
 
 
 class Most(msgspec.Struct, frozen=True):
-    """The most a technique gives on one reading; `usual` readings are what is usually meant."""
+    """The most a technique gives on one reading; `usual` readings are what is usually meant.
+
+    What was `measured` is shown beside them and is no bound.
+    """
 
     factor: float
     reading: str
     usual: bool
     source: str = "arithmetic"
+    measured: bool = False
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -95,6 +100,34 @@ def _weights(claim: Claim, *sheets: Path) -> Iterator[Most]:
         yield Most(speed, f"arithmetic of full batches, {old} to {new}, on {where}", usual)
         if shape and sheet and claim.devices and claim.whose != "user" and old == (told or "bf16"):
             yield from _room(claim, shape, sheet, old, new)
+    yield from _measured(claim, new)
+
+
+def _measured(claim: Claim, new: str) -> Iterator[Most]:
+    """What published measurements show of narrower weights on otherwise equal terms."""
+    best: dict[tuple[str, str, int, int, int], dict[float, Measured]] = {}
+    for p in points():
+        if p.system is not None and claim.model in (None, p.model):
+            alike = best.setdefault((p.model, p.device, p.devices, p.prompt, p.output), {})
+            width = BYTES[p.precision]
+            if width not in alike or p.system > (alike[width].system or 0.0):
+                alike[width] = p
+    found = [
+        ((slim.system or 0.0) / (wide.system or 1.0), wide.precision, slim)
+        for alike in best.values()
+        for a, wide in alike.items()
+        for b, slim in alike.items()
+        if abs(b - BYTES[new]) < 0.1 and a > 1.2 * b
+    ]
+    pairs = sorted(found, key=lambda pair: pair[0])
+    for name, pair in (("half", pairs[len(pairs) // 2 :]), ("all", pairs[-1:])):
+        for factor, old, p in pair[:1]:
+            said = (
+                f"{name} of {len(pairs)} measured pairs gain no more ({old} to {p.precision}, each "
+                f"at its best load: {p.model} on {p.devices} × {p.device}, {p.prompt:,}/"
+                f"{p.output:,})"
+            )
+            yield Most(factor, said, False, p.source, measured=True)
 
 
 def _kv(claim: Claim) -> Iterator[Most]:

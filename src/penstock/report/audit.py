@@ -180,7 +180,7 @@ def _table(
     paragraph(console, title, "cyan")
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        grid.add_column(column, no_wrap=column != columns[0])
+        grid.add_column(column, no_wrap=column not in (columns[0], columns[-1]))
     for row in rows:
         grid.add_row(*(Text(literal(cell)) for cell in row))
     console.print(Padding(grid, (0, 0, 0, 2)))

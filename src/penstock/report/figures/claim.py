@@ -111,7 +111,10 @@ def _ceilings(one: Judged) -> list[dict[str, Any]]:
 
 def _ratios(made: Audit) -> list[dict[str, Any]]:
     rows = [_row("claimed", "claimed", made.claim.figure)]
-    return rows + [_row(one.reading, "ceiling", one.factor) for one in made.ratios]
+    kinds = {True: "measured", False: "ceiling"}
+    return rows + [
+        _row(one.reading.split(" (")[0], kinds[one.measured], one.factor) for one in made.ratios
+    ]
 
 
 def _row(name: str, kind: str, x: float) -> dict[str, Any]:
