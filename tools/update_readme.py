@@ -18,6 +18,7 @@ from rich.console import Console
 
 from penstock.record import run as runs
 from penstock.report import png, terminal
+from readme_audit import audited
 from readme_meter import meter
 from readme_peers import peers
 
@@ -158,6 +159,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     (ROOT / "README.md").write_text(text)
     kernels = ROOT / "docs/kernels.md"
     kernels.write_text(fill(kernels.read_text(), "quality", quality(results["format_quality"])))
+    audit = ROOT / "docs/audit.md"
+    audit.write_text(fill(audit.read_text(), "validated", audited(results["audit_validate"])))
 
 
 if __name__ == "__main__":
