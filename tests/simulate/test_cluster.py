@@ -132,6 +132,21 @@ def test_batch_jobs_fill_gaps_and_stay_behind() -> None:
     assert np.nanquantile(both.ttft_s, 0.99) < np.nanquantile(alone.ttft_s, 0.99) + 0.1
 
 
+def test_the_background_waits_for_the_front() -> None:
+    group = {"policy": {"max_running": 8}}
+    plan = source(output="100").open(Poisson(9.0), count=600)
+    some = fleet(group=group, background_share=0.3)
+    result = simulate(some, plan, steps=[Linear()])
+    check(result)
+    assert result.finished.all()
+    waits = result.summary()["by_priority"]
+    assert 130 < waits["background"]["requests"] < 230
+    assert waits["background"]["ttft"]["p90"] > 3 * waits["front"]["ttft"]["p90"]
+    equal = simulate(fleet(group=group), plan, steps=[Linear()]).summary()
+    assert equal["by_priority"] == {}
+    assert waits["front"]["ttft"]["p90"] < equal["ttft"]["p90"]
+
+
 def test_routers_differ_where_prefixes_are_shared() -> None:
     found = {}
     for policy in ("random", "prefix", "kv"):

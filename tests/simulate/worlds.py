@@ -123,6 +123,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
             patience_s=draw(st.sampled_from([None, 0.4])),
         ),
         split=Split(min_prompt_tokens=draw(st.sampled_from([0, 100]))),
+        background_share=draw(st.sampled_from([0.0, 0.5])),
         retries=draw(st.integers(0, 2)),
         failures=tuple(failures),
         faults=draw(st.sampled_from([None, None, Faults(mean_up_s=8.0, mean_down_s=2.0)])),

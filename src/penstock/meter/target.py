@@ -23,7 +23,7 @@ class TargetInfo(msgspec.Struct, kw_only=True):
     `conditions` are those that belong to the target; "unknown" is an answer.
     """
 
-    kind: str  # "http" or "engine"
+    kind: str  # "http", "engine" or "sim"
     name: str  # as the user would write it
     model: str
     context: int | None = None  # tokens, prompt and output together

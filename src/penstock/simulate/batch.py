@@ -8,7 +8,7 @@ from penstock.simulate.cluster import Cluster, Place, State
 from penstock.simulate.fleet import Batch
 from penstock.simulate.result import BacklogReport
 
-PRIORITY = 1  # live requests have 0, and go first
+PRIORITY = 2  # requests that somebody waits for have 0, or 1 in the background
 
 
 class Backlog:

@@ -25,7 +25,7 @@ _SAMPLES = 1200  # of each series, at most
 _TIMES = ("asked_ns", "started_ns", "first_ns", "last_ns", "end_ns")
 _COUNTS = (
     *("choice", "prompt_tokens", "cached_tokens", "output_tokens_asked", "output_tokens"),
-    *("replica", "preemptions", "retries", "outcome", "turn"),
+    *("replica", "preemptions", "retries", "outcome", "turn", "priority"),
 )
 _TEXTS = ("request_id", "error", "session", "session_end")
 
@@ -47,6 +47,7 @@ def row_of(entry: Entry, choice: int) -> dict[str, Any]:
         "retries": call.retries,
         "outcome": OUTCOMES.index(call.outcome),
         "turn": ask.turn,
+        "priority": call.priority,
         "request_id": ask.id,
         "error": call.error,
         "session": ask.session,

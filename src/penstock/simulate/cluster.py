@@ -222,7 +222,8 @@ class Cluster:
         router, links = self._router(role, serving[0].machine), list[int]()
         size = serving[0].machine.page_tokens
         if router.reads_prefixes and call.keys is not None:
-            links = chain(call.keys, call.prompt // size)
+            seen = min(call.prompt, self.fleet.router.match_tokens or call.prompt)
+            links = chain(call.keys, seen // size)
         wanted = Wanted(call.prompt, call.session, links, size)
         views = [_view(place.replica) for place in serving if place.replica is not None]
         choice = router.choose(wanted, views)

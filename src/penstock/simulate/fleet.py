@@ -129,19 +129,22 @@ class Routing(_Table, frozen=True, kw_only=True):
 
     `load_tokens` is what a request outstanding counts, in prompt tokens, for
     `prefix` and `kv`; `stale_s` how late `kv` hears of a replica's cache;
-    `cache_tokens` how much `prefix` believes a replica keeps (None: what it does).
+    `cache_tokens` how much `prefix` believes a replica keeps (None: what it does);
+    `match_tokens` how far into a prompt both look (None: to its end).
     """
 
     policy: RouterName = "round-robin"
     load_tokens: float = LOAD_TOKENS
     stale_s: float = 0.0
     cache_tokens: int | None = None
+    match_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _at_least("router.load_tokens", self.load_tokens, 0)
         _at_least("router.stale_s", self.stale_s, 0)
-        if self.cache_tokens is not None:
-            _at_least("router.cache_tokens", self.cache_tokens, 1)
+        for name in ("cache_tokens", "match_tokens"):
+            if (tokens := getattr(self, name)) is not None:
+                _at_least(f"router.{name}", tokens, 1)
 
 
 class Admission(_Table, frozen=True, kw_only=True):
@@ -250,7 +253,8 @@ class Batch(_Table, frozen=True, kw_only=True):
 class Fleet(_Table, frozen=True, kw_only=True):
     """Replicas, who sends requests to which, and what may go wrong.
 
-    `retries` says how often a request of a lost replica is taken up by
+    A `background_share` of the requests, drawn by the seed, is served behind
+    the others. `retries` says how often a request of a lost replica is taken up by
     another, with what it had said so far; then it fails.
     """
 
@@ -259,6 +263,7 @@ class Fleet(_Table, frozen=True, kw_only=True):
     router: Routing = Routing()
     admission: Admission = Admission()
     split: Split = Split()
+    background_share: float = 0.0
     retries: int = 1
     failures: tuple[Failure, ...] = ()
     faults: Faults | None = None
@@ -270,6 +275,7 @@ class Fleet(_Table, frozen=True, kw_only=True):
         if not self.replicas:
             raise ValueError("the fleet has no replicas; give [[replicas]]")
         _at_least("retries", self.retries, 0)
+        _share("background_share", self.background_share)
         if self.context is not None:
             _at_least("context", self.context, 2)
         roles = {group.role for group in self.replicas}

@@ -62,13 +62,16 @@ class Player:
         ledger: Ledger,
         clock: Clock,
         send: Callable[[Call], None],
+        *,
         page_tokens: int,
+        background: Callable[[], bool],
     ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._clock = clock
         self._send = send
         self._page_tokens = page_tokens
+        self._background = background  # whether the next ask goes behind others
         self._asks: Iterator[Ask] = iter(plan.asks)
         self._closed = plan.load.kind == "closed"
         self._to_come = len(plan.asks)  # of an open loop: asks, and sessions that may go on
@@ -126,6 +129,7 @@ class Player:
         # The pages of what shares nothing need no keys.
         shares = self._plan.shares_prefixes or ask.follow is not None
         pieces = pieces_of(ask.content) if shares or ask.prompt_tokens is None else None
+        priority = int(self._background())
         prompt = ask.prompt_tokens or sum(tokens for _, tokens in pieces or ())
         for choice in range(ask.n):
             keys = None
@@ -140,6 +144,7 @@ class Player:
                     self._ended,
                     keys=keys,
                     session=ask.session,
+                    priority=priority,
                     owner=entry,
                 )
             )

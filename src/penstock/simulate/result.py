@@ -162,12 +162,26 @@ class Simulated(msgspec.Struct, kw_only=True, dict=True):
                 "share": float(good.mean()) if len(good) else None,
                 "requests_per_s": float(good.sum()) / seconds,
             },
+            "by_priority": self._by_priority(),
             "cached_share": float(cached[done].sum() / max(prompts[done].sum(), 1)),
             "preemptions": int(self.column("preemptions").sum()),
             "replica_hours": self.replica_s / 3600,
             "replicas": msgspec.to_builtins(self.replicas),
             "batch": msgspec.to_builtins(self.backlog),
             "notes": self.notes,
+        }
+
+    def _by_priority(self) -> dict[str, Any]:
+        """Waits of those in front and those in the background; empty where all are equal."""
+        priority = self.column("priority")
+        return {
+            name: {
+                "requests": int(those.sum()),
+                "ttft": spread(self.ttft_s[those & self.finished]),
+                "e2e": spread(self.e2e_s[those & self.finished]),
+            }
+            for name, those in (("front", priority == 0), ("background", priority == 1))
+            if 0 < those.sum() < len(those)
         }
 
     def save(self, directory: Path, figures: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from random import Random
 
 from penstock.predict.steptime import StepTime
 from penstock.simulate.batch import Backlog
@@ -45,8 +46,16 @@ class World:
 
     def player(self, plan: Plan, ledger: Ledger) -> Player:
         """Who plays a plan on this fleet."""
-        page_tokens = self.cluster.fleet.replicas[0].page_tokens
-        return Player(plan, ledger, self.clock, self.cluster.send, page_tokens)
+        fleet, dice = self.cluster.fleet, Random(f"{self.cluster.seed} background")
+        share = fleet.background_share
+        return Player(
+            plan,
+            ledger,
+            self.clock,
+            self.cluster.send,
+            page_tokens=fleet.replicas[0].page_tokens,
+            background=lambda: share > 0 and dice.random() < share,
+        )
 
     def settle(self) -> None:
         """The load is over: what is under way ends, and nothing else begins."""
