@@ -93,7 +93,7 @@ def fit(step: Priced, spans: Spans, free: Sequence[Bounded], *, seed: int = 0) -
     whole = _Problem(step, spans, free)
     costs = whole.solve(np.arange(len(spans.seconds)))
     everything = _blocks(spans.ended, np.arange(len(spans.seconds)))
-    draws = [whole.solve(rows) for rows in _resampled(everything, rng)]
+    draws = [whole.solve(rows, costs) for rows in _resampled(everything, rng)]
     held_out = spans.ended > spans.ended[0] + (1 - HELD_OUT) * np.ptp(spans.ended)
     before, after = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     measured, guessed = spans.seconds[after], whole.seconds(whole.solve(before))[after]
@@ -136,8 +136,11 @@ class _Problem:
         total = np.bincount(self.row, weights=each, minlength=len(self.measured))
         return total + self.requests * costs.request
 
-    def solve(self, rows: Rows) -> Costs:
-        """The costs that fit these rows best; a row may be given more than once."""
+    def solve(self, rows: Rows, near: Costs | None = None) -> Costs:
+        """The costs that fit these rows best; a row may be given more than once.
+
+        The search begins at `near`, or at the defaults.
+        """
         # Each second counts alike, whether one long span or many short ones tell of it.
         weight = np.bincount(rows, minlength=len(self.measured)) * self.measured
         scale = np.sqrt(weight / weight.sum())
@@ -149,9 +152,12 @@ class _Problem:
             soft = np.sqrt(2 * (np.sqrt(1 + (relative / SOFT) ** 2) - 1)) * SOFT
             return np.append(scale * np.sign(relative) * soft, PULL * (factors - 1) / self.doubt)
 
-        found = least_squares(
-            residuals, np.ones(len(self.free)), bounds=(self.least / self.start, np.inf)
-        )
+        begin = np.ones(len(self.free))
+        if near is not None:
+            begin = np.array([getattr(near, each.name) for each in self.free]) / self.start
+        least = self.least / self.start
+        begin = np.maximum(begin, least + 1e-6)
+        found = least_squares(residuals, begin, bounds=(least, np.inf), ftol=1e-5, xtol=1e-5)
         return self._costs(found.x * self.start)
 
     def spread(self, costs: Costs, blocks: Sequence[Rows]) -> float:
@@ -188,8 +194,9 @@ def _coverage(
 ) -> float:
     """Share of later blocks whose seconds lie within 90 % intervals told from earlier ones."""
     past = _blocks(ended, before)
-    drawn = [problem.solve(rows) for rows in _resampled(past, rng)]
-    noise = problem.spread(problem.solve(before), past)
+    fitted = problem.solve(before)
+    drawn = [problem.solve(rows, fitted) for rows in _resampled(past, rng)]
+    noise = problem.spread(fitted, past)
     parts = _blocks(ended, after)
     guesses = np.array([[problem.seconds(costs)[rows].sum() for rows in parts] for costs in drawn])
     guesses *= np.exp(rng.normal(0, noise, size=(len(drawn), 1)))
