@@ -13,9 +13,12 @@ from penstock.workload.lengths import parse_lengths
 
 @pytest.fixture(scope="module")
 def brief():
-    """Replays of half a minute: what a plan says does not depend on how sure it is."""
+    """Replays of seconds: what a plan says does not depend on how sure it is."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("JUDGED_S", 30.0), ("ANSWERS", 3.0), ("LEAST", 200), ("MOST", 1000)):
+        for name, value in (
+            *(("JUDGED_S", 10.0), ("ANSWERS", 2.0), ("LEAST", 100), ("MOST", 300)),
+            *(("LEAST_WAITING", 400), ("FULL_HOUSES", 2)),
+        ):
             patch.setattr(replay, name, value)
         yield
 

@@ -134,7 +134,7 @@ def answer(
     basis = steps.basis(candidate.deployment, mixed)
     room = headroom(best, question, replays)
     carries = room.factor * demand.rate
-    interval = _interval(best, demand, basis, carries)
+    interval = _interval(best, demand, basis, room.factor)
     one = candidate.usd_per_hour * (2 if best.prefill else 1)
     each, a_replica = carries / best.replicas, best.usd_per_hour / best.replicas
     return Answer(
@@ -215,17 +215,17 @@ def _fleet(sized: Sized, question: Question) -> Fleet:
     )
 
 
-def _interval(best: Sized, demand: Demand, basis: Basis, carries: float) -> Interval:
-    """Fleets for step times as short and as long as they may be: what one replica carries shrinks
-    as they grow.
+def _interval(best: Sized, demand: Demand, basis: Basis, factor: float) -> Interval:
+    """Fleets for step times as short and as long as they may be.
+
+    `factor` is the headroom: with longer steps a replica carries so much less of it.
     """
-    each = carries / best.replicas
+    kinds = [count for count in (best.replicas, best.prefill) if count]
     low, high = (
-        max(1, math.ceil(demand.rate / (each / factor) - 1e-9))
-        for factor in (basis.low, basis.high)
+        sum(max(1, math.ceil(count * longer / factor - 1e-9)) for count in kinds)
+        for longer in (basis.low, basis.high)
     )
-    a_replica = best.usd_per_hour / best.replicas
-    costs = [cost(n * a_replica, demand) for n in (low, high)]
+    costs = [cost(n * best.option.candidate.usd_per_hour, demand) for n in (low, high)]
     return Interval(
         step_time=(basis.low, basis.high),
         replicas=(low, high),

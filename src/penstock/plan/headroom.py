@@ -32,7 +32,7 @@ def headroom(best: Sized, question: Question, replays: Replays) -> Headroom:
     def breaks(factor: float) -> bool:
         return not replays(best.option, best.replicas, best.prefill, factor).met
 
-    factor = reach(breaks, 1 + _MOST / best.replicas)
+    factor = reach(breaks, 1 + _MOST / best.replicas, exact=1.04)
     saturated = replays.saturated(best.option, best.replicas, best.prefill)
     return Headroom(
         factor=factor,

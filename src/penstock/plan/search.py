@@ -10,8 +10,8 @@ import msgspec
 from penstock.plan.options import Option
 from penstock.plan.replay import Replayed
 
-SETTLED = 6  # fleets that are replayed at most, beside the cheapest of each hardware ...
-SLACK = 1.25  # ... of those that the estimate puts within this of the cheapest settled one
+SETTLED = 4  # fleets that are replayed at most, beside the cheapest of each hardware ...
+SLACK = 1.15  # ... of those that the estimate puts within this of the cheapest settled one
 
 Replayer = Callable[[Option, int, int], Replayed]  # so many replicas, so many for prompts alone
 
