@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import msgspec
@@ -103,10 +104,10 @@ def _aggregated(row: dict[str, str]) -> tuple[Replicas, ...]:
     tp, pp, dp, ep = (
         int(_number(row, f"{name}_size") or 1) for name in ("tp", "pp", "attention_dp", "moe_ep")
     )
-    if dp > 1 and tp * dp > NODE:
-        # Both columns count the same devices there: 64 groups on the 8 of one node.
-        dp = ep = round((tp * dp) ** 0.5)
-        tp = 1
+    side = math.isqrt(tp * dp)
+    if tp * dp > NODE and side**2 == tp * dp and side in (dp, ep):
+        # Two columns count the same devices there: 64 of them are the 8 of one node.
+        tp, dp, ep = (1, side, side) if dp > 1 else (side, 1, side)
     return (Replicas(tp=tp, pp=pp, dp=dp, ep=min(ep, tp * dp)),)
 
 

@@ -169,7 +169,9 @@ def validate(path: Path) -> dict[str, Any]:
     """Everything that is printed for one file."""
     pairs: list[Pair] = []
     refused: dict[str, int] = defaultdict(int)
-    for line in rows(path):
+    lines = rows(path)
+    guiding = sum((line["model_path"], line["system"]) in GUIDES for line in lines)
+    for line in lines:
         try:
             row = measured(line)
             pairs.append((row, predict(row)))
@@ -189,7 +191,7 @@ def validate(path: Path) -> dict[str, Any]:
         "overall": some(is_plain),
         "held_out": some(lambda row: is_plain(row) and not guides(row)),
         "guides": some(lambda row: is_plain(row) and guides(row)),
-        "guides_share": round(sum(guides(row) for row, _ in pairs) / max(len(pairs), 1), 3),
+        "guides_share": round(guiding / max(len(lines), 1), 3),
         "moe": some(lambda row: row.mode == "agg" and not is_dense(row)),
         "split": some(lambda row: row.mode == "disagg"),
         "by_model": part(lambda row: f"{row.model} {row.mode}"),

@@ -128,10 +128,10 @@ def _mixed(loop: _Loop, first_wave: float, in_step: bool) -> tuple[float, float]
     decoding = running * decodes / steps
     # Of the steps in which a request decodes, so many bring a chunk of somebody else's.
     met = min(1.0, (chunks - own) / (steps - own)) if steps > own else 0.0
-    any_group = 1 - (1 - met) ** groups
     load = _load(prompt, output, decoding * groups)
     alone, beside = step.seconds(load), step.seconds(_with(load, chunk * groups, prompt))
-    tpot = (1 - any_group) * alone + any_group * beside
+    # Groups step together, so schedulers have them compute prompts in the same steps.
+    tpot = (1 - met) * alone + met * beside
     everyone = (running + 1) / 2  # prompts until one's own is done, if all start at once
     # Deterministic service, random arrivals: 1 + rho / (2 (1 - rho)), Pollaczek-Khinchine.
     prompts = 1 + met / (2 * max(1 - met, 1e-9))

@@ -15,6 +15,9 @@ from penstock.predict.steptime import (
     terms,
 )
 
+# Choosing experts, sorting tokens by them and adding up their answers are kernels of their own:
+# half as many again as a dense layer has.
+ROUTING = 0.5
 _FOUR_BITS = frozenset({"fp4", "mxfp4", "int4"})
 
 
@@ -63,6 +66,8 @@ class PhysicalStepTime:
         self._decoding = _Bent(lambda c: model.attended_flops(c) / rate16, bends)
         self._attending = _Bent(lambda c: model.attended_flops(c, expanded=True) / rate16, bends)
         self._link_s, self._collectives = _communication(d)
+        routing = sum(layer.count for layer in model.layers if isinstance(layer.ffn, Moe))
+        self._layers = model.depth + ROUTING * routing
         self.arithmetic = _arithmetic(d, _plain(d))  # precision of the products outside experts
 
     def _costs(self) -> Costs:
@@ -99,7 +104,7 @@ class PhysicalStepTime:
             attention=prefill * self._attending(seen),
             link=tokens * self._link_s,
             collectives=self._collectives,
-            layers=self.deployment.model.depth,
+            layers=self._layers,
             sequences=load.decodes / share,
             logits=load.logits / share,
         )
