@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -16,6 +16,7 @@ from penstock.simulate import Simulated
 
 _SLICES = 160
 _WIDTH, _HEIGHT = 860, 90
+_SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("right", -6), ("left", 6))
 _Rows = list[dict[str, Any]]
 
 
@@ -31,11 +32,23 @@ def picture(result: Simulated, path: Path) -> None:
         ("% of the KV pool held", {"": _told(told["kv_usage"], result, 100)}),
         ("s to the first token", {"p50": _waits(result, 0.5), "p95": _waits(result, 0.95)}),
     ]
-    panels = [_panel(title, rows, result.end_ns * 1e-9) for title, rows in lines]
+    panels = [
+        _panel(title, rows, result.end_ns * 1e-9, last=title == lines[-1][0])
+        for title, rows in lines
+    ]
     figures = result.summary()
-    drawn = alt.vconcat(
-        *panels, spacing=14, title=alt.TitleParams(text=_title(figures), subtitle=_said(figures))
+    head = alt.TitleParams(
+        text=_title(figures),
+        subtitle=_said(figures),
+        color=look.INK[0],
+        fontSize=20,
+        fontWeight="bold",
+        subtitleColor=look.MUTED[0],
+        subtitleFontSize=12,
+        subtitlePadding=6,
+        offset=16,
     )
+    drawn = alt.vconcat(*panels, spacing=12, title=head)
     path.write_bytes(vlc.vegalite_to_png(look.on_paper(drawn).to_json(), scale=2))
 
 
@@ -128,15 +141,20 @@ def _rows(times: Any, values: Any) -> _Rows:
     ]
 
 
-def _panel(title: str, lines: dict[str, _Rows], seconds: float) -> Any:
+def _panel(title: str, lines: dict[str, _Rows], seconds: float, *, last: bool) -> Any:
     scale = 3600.0 if seconds > 3 * 3600 else 1.0
+    unit = "hours" if scale > 1 else "seconds"
     x = alt.X(
         "t:Q",
-        title="hours" if scale > 1 else "seconds",
+        title=unit if last else None,
+        axis=alt.Axis(labels=last, format=look.ROUND),
         scale=alt.Scale(domain=[0, seconds / scale], nice=False),
     )
     layers = []
-    for (name, rows), colour in zip(lines.items(), (look.ACCENT, look.OTHER), strict=False):
+    # Names stand at the highest value, to its left and right, lest they meet.
+    for (name, rows), colour, (side, away) in zip(
+        lines.items(), (look.ACCENT, look.OTHER), _SIDES, strict=False
+    ):
         points = [{"t": row["t"] / scale, "v": row["v"]} for row in rows]
         base = alt.Chart(look.data(points))
         y = alt.Y("v:Q", title=None, axis=alt.Axis(tickCount=3, format=look.ROUND))
@@ -145,7 +163,7 @@ def _panel(title: str, lines: dict[str, _Rows], seconds: float) -> Any:
             top = max(points, key=lambda row: row["v"])
             layers.append(
                 alt.Chart(look.data([{**top, "name": name}]))
-                .mark_text(dy=-7, fontSize=11, color=colour[0])
+                .mark_text(dy=-7, dx=away, align=side, fontSize=11, color=colour[0])
                 .encode(x=x, y=y, text="name:N")
             )
     return look.bare(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
