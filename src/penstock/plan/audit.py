@@ -133,6 +133,8 @@ def _unreckoned(claim: Claim, gaps: list[str], *sheets: Path) -> Audit:
         why.append(
             f"There is no sheet of {claim.other_hardware!r}; give one with --sheets FILE.toml."
         )
+    if claim.bits:
+        why.append(f"No format of {claim.bits:g} bits is known here; say how many bytes it takes.")
     sheet, needed = claim.sheet(*sheets), {}
     if claim.shape() is None:
         why.append("Without the model's size no arithmetic can check the figure.")
@@ -253,7 +255,7 @@ def _where(judged: Sequence[Judged]) -> str:
 
 
 def _technique(claim: Claim) -> str:
-    new = claim.precision or "4-bit"
+    new = claim.precision or f"{claim.bits or 4:g}-bit"
     kv = f"K and V in {claim.kv_precision or 'fp8'}"
     names = {"weights": f"{new} weights", "kv": kv, "hardware": "this hardware"}
     return names.get(claim.technique or "", claim.technique or "this")
@@ -304,12 +306,8 @@ def _reading(one: Judged) -> dict[str, Any]:
         "verdict": one.verdict,
         "why": one.why,
         "tokens_per_s": r.rate,
-        "ceiling": _finite(one.ordinary.rate),
-        "implausible_above": _finite(one.limit),
-        "impossible_above": _finite(one.sure.rate),
+        "ceiling": one.ordinary.rate,
+        "implausible_above": one.limit,
+        "impossible_above": one.sure.rate,
         "binds": one.ordinary.binds,
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

@@ -54,7 +54,7 @@ def missing(claim: Claim) -> list[str]:
         "model": claim.model is not None or claim.parameters is not None,
         "hardware": claim.hardware is not None,
         "devices": claim.devices is not None,
-        "precision": claim.precision is not None,
+        "precision": (claim.precision or claim.bits) is not None,
         "whose": claim.whose not in (None, "ratio"),
         "concurrency": (claim.batch or claim.concurrency or claim.user_speed) is not None,
         "prompt": claim.prompt is not None,
@@ -71,9 +71,9 @@ def _is_told(baseline: Baseline | None) -> bool:
 
 
 def readings(claim: Claim, *sheets: Path) -> Iterator[Reading]:
-    """Every reading of an absolute claim; none where nothing is known of model or hardware."""
+    """Every reading of an absolute claim; none where model, hardware or format are not known."""
     shape, sheet = claim.shape(), claim.sheet(*sheets)
-    if shape is None or (sheet is None and claim.other_hardware is not None):
+    if shape is None or claim.bits or (sheet is None and claim.other_hardware is not None):
         return
     for one in [sheet] if sheet is not None else devices().values():
         yield from _on(claim, shape, one)

@@ -47,7 +47,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Under what a figure holds; None is unknown.
 
     `parameters` and `active_parameters` are counts, for models of which only
-    the size is told. `precision` is that of the weights. `hardware` is a
+    the size is told. `precision` is that of the weights, or `bits` of each
+    where no format that is known here has so many. `hardware` is a
     sheet's name and `devices` how many of it there are. `batch` sequences are
     in one step and must all be held; `concurrency` requests are in flight,
     of which some may wait; `user_speed` in tokens/s is what each of them gets
@@ -63,6 +64,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     parameters: _Positive | None = None
     active_parameters: _Positive | None = None
     precision: _Text | None = None
+    bits: Annotated[float, msgspec.Meta(gt=0, le=64)] | None = None
     kv_precision: _Text | None = None
     hardware: _Text | None = None
     devices: _Count | None = None
@@ -227,6 +229,11 @@ def _check_names(part: Conditions, where: str, *sheets: Path) -> None:
         raise ValueError(
             f"{where}active_parameters={part.active_parameters:g} is more than "
             f"parameters={part.parameters:g}; the active ones are a part of them."
+        )
+    if part.bits is not None and part.precision is not None:
+        raise ValueError(
+            f"{where}bits={part.bits:g} with precision={part.precision!r}: give one of them, "
+            "precision where the format is known here."
         )
     if part.speculative and part.speculation == 1:
         raise ValueError(

@@ -16,6 +16,7 @@ from penstock.plan.claim import Baseline, Claim, Technique, Whose, checked
 from penstock.plan.claim_words import (
     NUMBER,
     Words,
+    bits_in,
     format_in,
     hardware_in,
     model_in,
@@ -110,6 +111,7 @@ def _conditions(words: Words, *sheets: Path) -> dict[str, Any]:
     found |= {"other_model": model.unknown, "other_hardware": hardware.unknown}
     found["kv_precision"] = format_in(words, after=r"\s(?:kv|kv[\s-]cache)\b")
     found["precision"] = format_in(words)
+    found["bits"] = None if found["precision"] else bits_in(words)
     return found | _lengths(words) | _load(words) | _speculation(words)
 
 

@@ -51,13 +51,16 @@ _CALLED: Mapping[str, tuple[str, int | None]] = {
 # Hardware people claim figures for, of which no sheet is shipped.
 _UNKNOWN = (
     r"groq\w*|lpus?|tpus?(?:[\s-]?v\d\w*)?|trainium\s?\d?|inferentia\s?\d?|gaudi\s?\d?|sn40l|"
-    r"sambanova\w*|mi\s?2\d0x?|mi\s?35\dx|v100s?|t4|a10g?|h20|rtx[\s-]?\d{4}(?:\s?ti)?|"
-    r"jetson(?:\s\w+)?|raspberry pi|i?phones?|laptops?|macbooks?(?:\s(?:air|pro))?|npus?"
+    r"sambanova\w*|mi\s?2\d0x?|mi\s?35\dx|v100s?|t4|a10g?|a800s?|h800s?|h20|l20|gh200|b100|"
+    r"ascend\w*|rtx[\s-]?\d{4}(?:\s?ti)?|jetson(?:\s\w+)?|raspberry pi|i?phones?|laptops?|"
+    r"macbooks?(?:\s(?:air|pro))?|npus?"
 )
 _HOSTED = (
-    r"(?:gpt|claude|gemini|grok)[\s-](?:class|\d[\w.-]*|\w+)|"
+    r"\b(?:gpt|claude|gemini|grok)\b"
+    r"(?:[\s-](?:class|\d[\w.-]*|opus|sonnet|haiku|pro|flash|ultra|mini|nano)\b)*|"
     r"(?:large|big|frontier)\s(?:\w+\s)?model"
 )
+_BITS = r"\b(\d+(?:\.\d+)?)[\s-]?bits?\b"
 
 
 class Words:
@@ -112,6 +115,12 @@ def format_in(words: Words, before: str = "", after: str = "") -> str | None:
         if words.take(rf"{before}\b(?:{pattern})\b{after}"):
             return name
     return None
+
+
+def bits_in(words: Words) -> float | None:
+    """Bits of a weight in a format that is not known here, such as 2 or 1.58."""
+    match = words.take(_BITS)
+    return float(match[1]) if match and float(match[1]) > 0 else None
 
 
 def hardware_in(words: Words, *sheets: Path) -> Hardware:

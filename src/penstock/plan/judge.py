@@ -71,8 +71,6 @@ def judge(r: Reading, *, skip: str = "") -> Judged:
     elif r.rate > found.limit:
         verdict = "implausible"
         why = _beyond(r, plain, generous=False) if r.rate > plain.rate else _unseen(r, seen)
-    elif math.isinf(plain.rate):
-        why = "nothing that is known of hardware and model limits it"
     else:
         why = f"it needs {_percent(found.share)} of what {plain.binds} allows"
     return msgspec.structs.replace(found, verdict=verdict, why=why)

@@ -12,12 +12,13 @@ arithmetic runs at `ARITHMETIC_SLACK` times the sheet's dense rate.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import msgspec
 
 from penstock.plan.claim import Phase, Sized, Whose
 from penstock.predict.architecture import BYTES, Architecture
-from penstock.predict.sheet import Device
+from penstock.predict.sheet import Device, devices
 
 # No lossless drafter is known to gain as much on average: the highest speed-up reported is
 # 6.5 (EAGLE-3, arXiv 2503.01840). Where most of an answer is copied from the prompt more can
@@ -81,7 +82,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         return math.inf if each == 0 and room >= 0 else max(0.0, room / each if each else 0.0)
 
     def sequences(self, kv: str) -> float:
-        """How many run at once."""
+        """How many run at once, with K and V held so.
+
+        Beside a user's speed it is the reading's own `kv` that counts: narrower
+        ones would let more in, and each would be slower.
+        """
+        kv = self.kv if self.whose == "user" else kv
         if self.batch is not None:
             return self.batch
         if self.concurrency is not None:
@@ -98,16 +104,30 @@ class Ceiling(msgspec.Struct, frozen=True):
 
 def ordinary(r: Reading, gained: float | None = None) -> Ceiling:
     """The roofline of a step in which each sequence gains so many tokens (the reading's own)."""
-    flops = r.device.matmul_flops(r.precision)
+    flops = r.device.matmul_flops(r.precision) or _supposed(r.device)
     return _ceiling(r, r.gained if gained is None else gained, r.kv, flops, sure=False)
 
 
 def sure(r: Reading) -> Ceiling:
     """What cannot be exceeded however generously the reading is taken."""
     wide = [f for name, f in r.device.flops.items() if BYTES[name] >= BYTES[r.precision] - 0.1]
-    flops = ARITHMETIC_SLACK * max(wide) if wide else None
+    flops = ARITHMETIC_SLACK * (max(wide) if wide else _supposed(r.device))
     gained = r.gained if r.told else MOST_GAINED
     return _ceiling(r, gained, r.least_kv, flops, sure=True)
+
+
+@cache
+def _most_intense() -> float:
+    """Operations for each byte read: the most of any shipped sheet.
+
+    For devices whose arithmetic nobody tells, so that something bounds them.
+    """
+    told = (d for d in devices().values() if d.flops)
+    return max(max(d.flops.values()) / d.read_bytes_per_s for d in told)
+
+
+def _supposed(device: Device) -> float:
+    return device.read_bytes_per_s * _most_intense()
 
 
 def step_bytes(r: Reading, gained: float, kv: str, *, sure: bool = False) -> tuple[float, float]:
@@ -148,7 +168,7 @@ def surplus(r: Reading) -> float:
     return max(0.0, need - r.devices * r.device.memory_bytes)
 
 
-def _ceiling(r: Reading, gained: float, kv: str, flops: float | None, *, sure: bool) -> Ceiling:
+def _ceiling(r: Reading, gained: float, kv: str, flops: float, *, sure: bool) -> Ceiling:
     """All sequences advance together: a step takes the longer of its reading and its arithmetic."""
     sequences = r.sequences(kv)
     weights, cache = step_bytes(r, gained, kv, sure=sure)
@@ -158,13 +178,13 @@ def _ceiling(r: Reading, gained: float, kv: str, flops: float | None, *, sure: b
     else:
         reading = (weights + cache) / (sequences * r.devices * r.device.read_bytes_per_s)
         reading += min(surplus(r), weights + cache) / (sequences * r.devices * HOST_BYTES_PER_S)
-    computing = per_step * token_flops(r, sure=sure) / (r.devices * flops) if flops else 0.0
+    computing = per_step * token_flops(r, sure=sure) / (r.devices * flops)
     seconds = max(reading, computing)  # of a step, for each sequence
-    total = counted(r) * per_step / seconds if seconds else math.inf
     share = {"user": sequences, "device": r.devices}.get(r.whose, 1)
-    binds = "compute" if computing >= reading else "reading K and V"
-    if computing < reading and weights >= cache:
-        binds = "reading weights"
-    if computing < reading and surplus(r):
+    if computing >= reading:
+        binds = "compute"
+    elif surplus(r):
         binds = "reading what does not fit from a host's memory"
-    return Ceiling(total / share if total < math.inf else total, binds if seconds else "nothing")
+    else:
+        binds = "reading weights" if weights >= cache else "reading K and V"
+    return Ceiling(counted(r) * per_step / seconds / share, binds)

@@ -106,7 +106,7 @@ def _ceilings(one: Judged) -> list[dict[str, Any]]:
     ]
     if one.evidence.best is None:
         found.pop()
-    return [_row(name, "ceiling", rate) for name, rate in found if rate < float("inf")]
+    return [_row(name, "ceiling", rate) for name, rate in found]
 
 
 def _ratios(made: Audit) -> list[dict[str, Any]]:
