@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.plan.audit import audit, facts
+from penstock.plan.audit import audit
+from penstock.plan.audit_facts import facts
 from penstock.plan.blanks import readings
 from penstock.plan.claim import Baseline, Claim
 from penstock.plan.claim_text import parse

@@ -42,7 +42,7 @@ def audit(
     technique and baseline of a ratio. What is left out is unknown.
     """
     from penstock.plan.audit import audit as judge
-    from penstock.plan.audit import facts
+    from penstock.plan.audit_facts import facts
 
     own = tuple(sheets or ())
     try:
