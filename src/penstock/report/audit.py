@@ -31,7 +31,7 @@ STYLES = {
     "plausible": "green",
     "underspecified": "yellow",
 }
-POINTS = ("tokens/s", "of ceiling", "model", "on", "in/out", "at once", "measured with")
+POINTS = ("model", "on", "in/out", "at once", "tokens/s", "of ceiling", "measured with")
 _SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _NEEDS = (
     ("reading", "bytes_per_s", "bytes_per_s", "B/s"),
@@ -113,12 +113,12 @@ def points(made: Audit) -> Iterator[tuple[str, ...]]:
     for near in made.nearest:
         p = near.point
         yield (
-            number(near.rate),
-            f"{100 * near.share:.0f} %",
             f"{p.model} {p.precision}",
             f"{p.devices} × {p.device}",
             f"{p.prompt:,}/{p.output:,}",
             "all" if p.concurrency is None else f"{p.concurrency:,}",
+            number(near.rate),
+            f"{100 * near.share:.0f} %",
             p.software,
         )
 

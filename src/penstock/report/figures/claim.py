@@ -12,12 +12,12 @@ from penstock.plan.judge import Judged
 from penstock.report import look
 from penstock.report.look import Chart
 
-_LABEL = 0.1  # width of a label, as a share of the axis
+_LABEL = 0.2  # width of a label, as a share of the axis
 _COLOURS = {"claimed": look.WARN[0], "ceiling": look.INK[0], "measured": look.ACCENT[0]}
 
 
 def standing(made: Audit, width: int, height: int) -> Chart | None:
-    """Tokens/s of the claim, its ceilings and the nearest measured points, on one axis.
+    """Tokens/s of the claim, of its ceilings and of the nearest measured points, on one axis.
 
     Of a ratio the factor beside the most that each reading of its technique
     gives. None where there is nothing to set the figure against.
@@ -26,7 +26,6 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
     rows = _ratios(made) if ratio else _rates(made)
     if len(rows) < 2:
         return None
-    beside = "the most its technique gives" if ratio else "what allows how much, and was measured"
     _place(rows)
     names = [row["name"] for row in rows]
     x = alt.X(
@@ -64,7 +63,7 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
                 .encode(x=x, text="label:N")
                 for side, dx in (("left", 10), ("right", -10))
             ),
-            title=f"the claim (dashed) and {beside}",
+            title="dashed: the claim",
         ),
         width,
         max(height, 60 + 34 * len(rows)),
