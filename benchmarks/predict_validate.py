@@ -65,6 +65,8 @@ def predict(row: Measured) -> OperatingPoint:
             max_step_tokens=STEP_TOKENS,
             max_running=SEATS * last.dp,
             kv_tokens=kv_tokens,
+            prefill_groups=row.parts[0].dp,
+            rounds=ROUNDS,
         )
     return operating_point(
         decode,

@@ -184,27 +184,34 @@ def split_point(
     max_step_tokens: int = 8192,
     max_running: int = 256,
     kv_tokens: float | None = None,
+    prefill_groups: int = 1,
     transfer_s: float = 0.0,
+    rounds: float = math.inf,
 ) -> OperatingPoint:
     """`prefills` replicas that compute prompts and `decodes` that go on from there.
 
     `transfer_s` is what handing one prompt's K and V over takes;
-    `max_running` and `kv_tokens` are those of one decode replica. Prompts
-    queue for the prefill replicas as for deterministic service with random
-    arrivals, t (1 + rho / (2 (1 - rho))) (Pollaczek-Khinchine). Raises
-    `ValueError` as `operating_point`.
+    `max_running` and `kv_tokens` are those of one decode replica,
+    `prefill_groups` the `dp` of a prefill one: a prompt is computed by one of
+    them. Prompts queue as for deterministic service with random arrivals,
+    t (1 + rho / (2 (1 - rho))) (Pollaczek-Khinchine); of `rounds`, the first is
+    one in which all come at once. Raises `ValueError` as `operating_point`.
     """
     _check(prompt, output, concurrency)
     most, short = _seats(prompt, output, concurrency / decodes, max_running, kv_tokens)
     chunk = min(prompt, max_step_tokens)
-    served = prompt / chunk * prefill.seconds(_with(StepLoad(), chunk, prompt))
+    servers = prefills * prefill_groups
+    served = prompt / chunk * prefill.seconds(_with(StepLoad(), chunk * prefill_groups, prompt))
+    everyone = (concurrency / servers + 1) / 2  # prompts until one's own is done, if all come
 
     def settle(running: float) -> tuple[float, float, float]:
         """TTFT, TPOT and requests/s with so many decoding on each replica."""
         tpot = decode.seconds(_load(prompt, output, running))
         rate = decodes * running / (max(output - 1, 1) * tpot)
-        busy = min(rate * served / prefills, 1 - 1e-9)
-        return served * (1 + busy / (2 * (1 - busy))) + transfer_s, tpot, rate
+        busy = min(rate * served / servers, 1 - 1e-9)
+        prompts = 1 + busy / (2 * (1 - busy))
+        prompts += max(0.0, everyone - prompts) / rounds
+        return served * prompts + transfer_s, tpot, rate
 
     def under_way(running: float) -> float:
         ttft, _, rate = settle(running)
@@ -218,7 +225,7 @@ def split_point(
     ttft, tpot, rate = settle(running)
     # Whoever finds no seat waits before its prompt is computed.
     ttft = max(ttft, concurrency / rate - tpot * (output - 1)) + prefill.request_s
-    busy = rate * served / prefills
+    busy = rate * served / servers
     binds = short if short and running > 0.99 * most else "prefill" if busy > 0.9 else "decode"
     return OperatingPoint(
         ttft_s=ttft,
