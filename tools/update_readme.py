@@ -21,6 +21,8 @@ from penstock.report import png, terminal
 from readme_audit import audited
 from readme_meter import meter
 from readme_peers import peers
+from readme_prediction import kernels as efficiencies
+from readme_prediction import predicted, simulated
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,6 +163,10 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     kernels.write_text(fill(kernels.read_text(), "quality", quality(results["format_quality"])))
     audit = ROOT / "docs/audit.md"
     audit.write_text(fill(audit.read_text(), "validated", audited(results["audit_validate"])))
+    steps = ROOT / "docs/step_time.md"
+    page = fill(steps.read_text(), "kernels", efficiencies(results["kernel_efficiencies"]))
+    page = fill(page, "predicted", predicted(results["predict_validate"]))
+    steps.write_text(fill(page, "simulated", simulated(results["simulate_validate"])))
 
 
 if __name__ == "__main__":
