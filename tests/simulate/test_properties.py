@@ -15,7 +15,7 @@ from penstock.workload.plan import Plan
 from tests.simulate import test_cluster, test_replica
 from tests.simulate.worlds import Linear, check, fleets, plans
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def play(fleet: Fleet, plan: Plan, **more) -> Simulated:

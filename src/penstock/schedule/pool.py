@@ -55,6 +55,10 @@ class Pool:
 
     def take(self, count: int) -> list[int]:
         """Hand out `count` pages with one holder each; the caller has checked `available`."""
+        if count == 1 and self._free:  # a decode's next page, nearly always
+            page = self._free.pop()
+            self._holders[page] = 1
+            return [page]
         if count > self.available:
             raise RuntimeError(f"{count} pages asked of a pool with {self.available} available")
         free = self._free

@@ -343,7 +343,8 @@ class Scheduler:
         until = self._clock.tick + steps
         while steps > 1 and (tick := self._calendar.next_tick()) < until:
             self._clock.tick = tick
-            for sequence in sorted(self._calendar.turn(tick), key=_order):
+            full = list(self._calendar.turn(tick))
+            for sequence in sorted(full, key=_order) if len(full) > 1 else full:
                 self._extend(sequence)
         self._clock.tick = until
 
@@ -367,9 +368,11 @@ class Scheduler:
 
     def _extend(self, sequence: Sequence) -> None:
         """A decode's pages are full: offer them to others, and add one."""
-        self._sharing.publish(sequence, sequence.computed)
+        if sequence.keys is not no_keys:
+            self._sharing.publish(sequence, sequence.computed)
         sequence.pages += self.pool.take(1)
-        self._note_event(sequence)
+        full_at = self._clock.tick + self.page_size
+        self._calendar.note(sequence, min(full_at, sequence.last_tick))
 
     def _advance(self, sequence: Sequence, budget: int, plan: StepPlan) -> int:
         """Plan the next chunk of a prefill; return the tokens it takes."""
