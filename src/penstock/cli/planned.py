@@ -81,14 +81,15 @@ def plans(params: Params) -> Plans:
     from penstock.plan.basis import Steps
     from penstock.plan.models import plan_all
     from penstock.plan.question import Question
-    from penstock.predict.architecture import architecture
+    from penstock.predict.architecture import architecture, width_of
     from penstock.record.slo import parse_slos
 
     demand, curve = _demand(params)
     questions = []
     for name in _listed(params["model"]):
         model = read("--model", architecture, name)
-        formats = (params["weights"] or f"{model.weights},fp8").split(",")
+        narrower = ",fp8" if width_of(model.weights, "weights") > width_of("fp8", "") else ""
+        formats = (params["weights"] or model.weights + narrower).split(",")
         questions.append(
             Question(
                 model=model,

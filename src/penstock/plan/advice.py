@@ -142,11 +142,11 @@ def turns(settled: Sequence[Sized], question: Question) -> list[str]:
     return said
 
 
-def reach(changes: Callable[[float], bool], most: float, exact: float = 1.02) -> float:
-    """The highest factor from 1 to `most` at which nothing has changed yet, within `exact`."""
-    low, high = 1.0, most
-    if not changes(high):
-        return high
+def reach(changes: Callable[[float], bool], low: float, high: float, exact: float = 1.02) -> float:
+    """The highest factor, within `exact`, at which nothing has changed yet.
+
+    Nothing has at `low`, something has at `high`: by bisection of the ratio.
+    """
     while high / low > exact:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if changes(middle) else (middle, high)

@@ -131,7 +131,7 @@ def answer(
     candidate = best.option.candidate
     step, batch = steps.of(candidate.deployment), advice.running(best, question)
     mixed = estimate.load(demand, batch, batch * demand.prompt.mean / demand.output.mean)
-    basis = steps.basis(candidate.deployment, mixed)
+    basis = steps.basis(candidate.deployment, mixed, split=candidate.split)
     room = headroom(best, question, replays)
     carries = room.factor * demand.rate
     interval = _interval(best, demand, basis, room.factor)

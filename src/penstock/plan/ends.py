@@ -111,5 +111,6 @@ def _longer(
         asked = msgspec.structs.replace(question, demand=demand)
         return headroom.factor * carried(best.option, asked, step) < 1
 
-    reached = advice.reach(breaks, _MOST)
-    return None if reached == _MOST else lengths.mean * reached
+    if not breaks(_MOST):
+        return None
+    return lengths.mean * advice.reach(breaks, 1.0, _MOST)

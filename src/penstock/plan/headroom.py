@@ -11,7 +11,7 @@ from penstock.plan.replay import Replays
 from penstock.plan.search import Sized
 
 FACTOR, SECONDS = 5.0, 60.0  # the burst that every plan is asked about: five-fold, a minute
-_MOST = 2.0  # replicas' worth of more demand that is looked for
+_NEAR, _MOST, _EXACT = 1.15, 30.0, 1.04  # of the estimate; of the demand; of the answer
 
 
 class Headroom(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +32,17 @@ def headroom(best: Sized, question: Question, replays: Replays) -> Headroom:
     def breaks(factor: float) -> bool:
         return not replays(best.option, best.replicas, best.prefill, factor).met
 
-    factor = reach(breaks, 1 + _MOST / best.replicas, exact=1.04)
+    demand = question.demand
+    guess = best.carries * best.replicas / demand.rate  # it held at 1
+    low, high = 1.0, guess * _NEAR
+    while high < _MOST and not breaks(high):
+        low, high = high, high * _NEAR
+    if low == 1 and guess / _NEAR > 1 and not breaks(guess / _NEAR):
+        low = guess / _NEAR
+    factor = reach(breaks, low, high, _EXACT)
     saturated = replays.saturated(best.option, best.replicas, best.prefill)
     return Headroom(
         factor=factor,
         saturated=saturated,
-        spike=spike(question.demand.rate, saturated, FACTOR, SECONDS),
+        spike=spike(demand.rate, saturated, FACTOR, SECONDS),
     )

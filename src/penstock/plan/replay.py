@@ -60,23 +60,22 @@ class Replays:
     ) -> Replayed:
         """Replay `factor` times the demand on so many replicas: for longer, where it was close."""
         slos = self._question.slos
-        found = judge(*self._judged(option, replicas, prefill, factor, 1.0), slos)
-        if not _clear(found, slos):
-            found = judge(*self._judged(option, replicas, prefill, factor, LONGER), slos)
+        short, long = (self._judged_s(option, factor, longer) for longer in (1.0, LONGER))
+        found = judge(*self._judged(option, replicas, prefill, factor, short), slos)
+        if long > short and not _clear(found, slos):
+            found = judge(*self._judged(option, replicas, prefill, factor, long), slos)
         # What grows too slowly to be seen in minutes breaks the limits in the hour.
         offered = self._question.demand.rate * factor
         lasts = not found.met or offered < self.saturated(option, replicas, prefill)
         return msgspec.structs.replace(found, met=found.met and lasts)
 
     def _judged(
-        self, option: Option, replicas: int, prefill: int, factor: float, longer: float
+        self, option: Option, replicas: int, prefill: int, factor: float, judged_s: float
     ) -> tuple[Simulated, npt.NDArray[np.bool_]]:
         """One replay, and which of its requests are judged."""
         rate = self._question.demand.rate * factor
         answer_s = self._answer_s(option)
         settled_s = SETTLING * answer_s
-        wanted_s = longer * max(JUDGED_S, ANSWERS * answer_s, LEAST / rate)
-        judged_s = max(min(wanted_s, MOST / rate), settled_s)
         # Requests beyond those judged keep the fleet busy while the last of these end.
         seconds = settled_s + judged_s + answer_s
         rng = np.random.default_rng([self._question.seed, 0])
@@ -85,6 +84,12 @@ class Replays:
         found = self.play(option, replicas, prefill, at_s)
         asked_s = found.column("asked_ns") * 1e-9
         return found, (asked_s >= settled_s) & (asked_s < settled_s + judged_s)
+
+    def _judged_s(self, option: Option, factor: float, longer: float) -> float:
+        """For how many seconds requests are judged."""
+        rate, answer_s = self._question.demand.rate * factor, self._answer_s(option)
+        wanted_s = longer * max(JUDGED_S, ANSWERS * answer_s, LEAST / rate)
+        return max(min(wanted_s, MOST / rate), SETTLING * answer_s)
 
     def saturated(self, option: Option, replicas: int, prefill: int) -> float:
         """Requests/s that the fleet finishes while more wait than it can ever hold at once.

@@ -146,9 +146,10 @@ def sentences(answer: Answer) -> Iterator[str]:
         "requests/s that the fleet serves when all wait)."
     )
     low, high = answer.interval.usd_per_month
+    bill = "stays" if low == high else f"is ${low:,.0f} to ${high:,.0f} a month"
     yield (
-        f"With step times as far off as they may be, the bill is ${low:,.0f} to ${high:,.0f} a "
-        f"month. {fleet.hardware} at ${fleet.usd_per_device_hour:g} an hour: {fleet.price_source}."
+        f"With step times as far off as they may be, the bill {bill}. {fleet.hardware} at "
+        f"${fleet.usd_per_device_hour:g} an hour: {fleet.price_source}."
     )
     for api in answer.api:
         reach = "" if api.reachable else ", more than this fleet carries within the limits"
@@ -166,8 +167,8 @@ def sentences(answer: Answer) -> Iterator[str]:
         )
     if (over := answer.hours) is not None:
         yield (
-            f"Over {over.source} ({over.hours:.3g} hours) a fleet that follows the load needs "
-            f"{over.mean_replicas:.3g} replicas on average and {over.peak_replicas} at the peak: "
+            f"Over {over.source} ({over.hours:.3g} hours) a fleet that follows the load has "
+            f"{over.mean_replicas:.3g} on average, at the peak {over.peak_replicas} replicas: "
             f"{number(over.device_hours_followed)} device-hours (${over.usd_followed:,.0f}), not "
             f"{number(over.device_hours_standing)} (${over.usd_standing:,.0f}), {over.saving:.0%} "
             f"less. That is the least: it knows the load {duration(over.startup_s)} ahead, which "
@@ -177,7 +178,7 @@ def sentences(answer: Answer) -> Iterator[str]:
 
 def _table(answer: Answer) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    grid.add_column(Text("  Fleets within the limits", "cyan"), no_wrap=True)
+    grid.add_column(Text("  Fleets", "cyan"), no_wrap=True)
     for name in (*HEAD, *(slo.partition("<")[0] for slo in answer.slo)):
         grid.add_column(name, justify="right")
     for fleet in answer.fleets:
