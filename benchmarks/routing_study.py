@@ -117,7 +117,7 @@ def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
     charts = []
     for field, title, scale in (
         ("output_tokens_per_s", "output tokens/s", alt.Scale(zero=True)),
-        ("ttft_mean_s", "mean seconds to the first token", alt.Scale(type="log", domainMin=0.1)),
+        ("ttft_mean_s", "mean seconds to the first token", alt.Scale(type="log", domainMin=0.04)),
     ):
         points = alt.Chart(look.data(rows)).mark_point(filled=True, size=70, opacity=0.9)
         names = list(dict.fromkeys(row["output"] for row in rows))
@@ -125,7 +125,12 @@ def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
         charts.append(
             look.bare(
                 points.encode(
-                    x=alt.X(f"{field}:Q", scale=scale, title=title),
+                    x=alt.X(
+                        f"{field}:Q",
+                        scale=scale,
+                        title=title,
+                        axis=alt.Axis(tickCount=5, format=look.ROUND),
+                    ),
                     y=alt.Y("router:N", sort=list(ROUTERS), title=None),
                     color=alt.Color(
                         "output:N",
@@ -143,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--outputs", type=int, nargs="+", default=OUTPUTS, help="tokens")
+    parser.add_argument("--outputs", type=int, nargs="*", default=OUTPUTS, help="tokens")
     options = parser.parse_args()
     found: dict[str, Any] = {}
     if options.out is not None and options.out.exists():  # of lengths that are not asked for now

@@ -10,6 +10,7 @@ its arrivals gamma with burstiness 0.5.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import time
 from pathlib import Path
@@ -86,10 +87,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result: dict[str, Any] = {}
+    if options.out is not None and options.out.exists():  # of what is not asked for now
+        kept = json.loads(options.out.read_text())
+        result = {name: figures for name, figures in kept.items() if isinstance(figures, dict)}
     if options.trace is not None:
         result["mooncake_8_replicas"] = production(options.trace, 512)
     if options.requests:
-        result["day"] = day(options.requests, options.page_tokens)
+        name = "day" if options.page_tokens == 16 else "day_large_pages"
+        result[name] = day(options.requests, options.page_tokens)
     keep(result, options.out)
 
 

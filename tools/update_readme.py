@@ -23,6 +23,7 @@ from readme_meter import meter
 from readme_peers import peers
 from readme_prediction import kernels as efficiencies
 from readme_prediction import predicted, simulated
+from readme_simulator import routing, speed, split
 
 ROOT = Path(__file__).parent.parent
 
@@ -167,6 +168,10 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(steps.read_text(), "kernels", efficiencies(results["kernel_efficiencies"]))
     page = fill(page, "predicted", predicted(results["predict_validate"]))
     steps.write_text(fill(page, "simulated", simulated(results["simulate_validate"])))
+    fleets = ROOT / "docs/simulator.md"
+    page = fill(fleets.read_text(), "speed", speed(results["simulate_speed"]))
+    page = fill(page, "routing", routing(results["routing_study"]))
+    fleets.write_text(fill(page, "split", split(results["disaggregation_study"])))
 
 
 if __name__ == "__main__":
