@@ -20,7 +20,7 @@ from scipy.optimize import least_squares
 from penstock.predict.observe import Floats, Spans
 from penstock.predict.steptime import Costs, StepLoad, Work, terms
 
-PULL = 0.01  # of one doubt's distance from a default, in relative residuals of all spans
+PULL = 0.005  # of one doubt's distance from a default, in relative residuals of all spans
 SOFT = 0.03  # relative residuals beyond this count less than their square (soft L1)
 BLOCKS = 20  # consecutive spans share steps, so the bootstrap draws blocks of them
 DRAWS = 60
