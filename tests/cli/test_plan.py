@@ -53,7 +53,7 @@ def test_everything_at_once(tmp_path):
         "in the queue",
         "limits hold up to",
         "An API at 0.15,0.60",
-        "moved off the peak",
+        "of requests off the peak",
         "follows the load",
         "Do not quantize",
         "It rests on one capability",

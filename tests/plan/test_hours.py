@@ -14,18 +14,23 @@ def curve(*rates, step_s=3600.0):
 
 def test_replicas_are_the_rate_over_what_one_carries():
     made = curve(0, 1, 2, 2.1, 5, 0)
-    assert replicas_over(made, 2.0, 0).tolist() == [1, 1, 1, 2, 3, 1]
+    assert replicas_over(made, [2.0], 0).tolist() == [1, 1, 1, 2, 3, 1]
+
+
+def test_two_kinds_of_replicas_are_counted_apart():
+    # For answers one carries 2/s, for prompts 5/s: at 6/s three and two, at night one of each.
+    assert replicas_over(curve(0, 6), [2.0, 5.0], 0).tolist() == [2, 5]
 
 
 def test_a_replica_is_paid_for_from_its_start():
     made = curve(1, 1, 1, 6, 1, 1)
-    assert replicas_over(made, 2.0, 3600).tolist() == [1, 1, 3, 3, 1, 1]
-    assert replicas_over(made, 2.0, 5400).tolist() == [1, 3, 3, 3, 1, 1]
+    assert replicas_over(made, [2.0], 3600).tolist() == [1, 1, 3, 3, 1, 1]
+    assert replicas_over(made, [2.0], 5400).tolist() == [1, 3, 3, 3, 1, 1]
 
 
 def test_hours_by_hand():
     # Four hours that need 1, 2, 4 and 1 replicas of 8 devices at $20 an hour.
-    found = follow(curve(1, 4, 8, 2), 2.0, devices=8, usd_per_hour=20.0, startup_s=0)
+    found = follow(curve(1, 4, 8, 2), [2.0], devices=8, usd_per_hour=20.0, startup_s=0)
     assert (found.peak_replicas, found.mean_replicas, found.hours) == (4, 2.0, 4.0)
     assert found.device_hours_standing == 4 * 4 * 8
     assert found.device_hours_followed == 8 * 8
@@ -47,7 +52,7 @@ def test_batch_work_moves_into_the_valley():
     # Day of 12 hours at 10/s and 12 at 2/s; a replica carries 1/s. 40 % may wait: the rest
     # needs 6 at its busiest, all work 6 on average. So 6 replicas of $1 do what 10 did.
     made = curve(*[10.0] * 12, *[2.0] * 12)
-    found = off_peak(made, 0.4, 1.0, 1.0)
+    found = off_peak(made, 0.4, [1.0], 1.0)
     assert (found.replicas_before, found.replicas_after) == (10, 6)
     assert found.usd_per_month_saved == 4 * 730
     # By day nothing is left for it; the 48 hours' worth of the day take the whole night.
@@ -56,13 +61,13 @@ def test_batch_work_moves_into_the_valley():
 
 
 def test_what_cannot_wait_still_sets_the_fleet():
-    found = off_peak(curve(*[10.0] * 6, *[0.0] * 18), 0.2, 1.0, 1.0)
+    found = off_peak(curve(*[10.0] * 6, *[0.0] * 18), 0.2, [1.0], 1.0)
     assert (found.replicas_before, found.replicas_after) == (10, 8)
     assert "at its busiest" in found.why
 
 
 def test_an_even_day_saves_nothing():
-    found = off_peak(curve(5, 5, 5, 5), 0.5, 1.0, 1.0)
+    found = off_peak(curve(5, 5, 5, 5), 0.5, [1.0], 1.0)
     assert found.usd_per_month_saved == 0
     assert "even" in found.why
 

@@ -35,28 +35,34 @@ def split(settled: Sequence[Sized], found: Sequence[Option], question: Question)
         return Advice(topic="split", do=False, says="Not looked at, as asked.")
     best = settled[0]
     if best.prefill:
-        whole = [o.usd_per_hour for o in found if not o.candidate.split]
-        beside = f"${min(whole):,.2f}" if whole else "no fleet of whole replicas, which"
+        cost = _cheapest(settled, found, split=False)
+        beside = f"{cost} with whole ones" if cost else "no fleet of whole ones keeps the limits"
         return Advice(
             topic="split",
             do=True,
             says=(
                 f"Split: {best.prefill} replicas for prompts and {best.replicas} for answers cost "
-                f"${best.usd_per_hour:,.2f} an hour; whole ones {beside}"
-                + (" by the estimate." if whole else " keeps the limits.")
+                f"${best.usd_per_hour:,.2f} an hour, {beside}."
             ),
         )
-    apart = [sized.usd_per_hour for sized in settled if sized.prefill]
-    estimated = [option.usd_per_hour for option in found if option.candidate.split]
-    if not apart and not estimated:
+    cost = _cheapest(settled, found, split=True)
+    if cost is None:
         says = f"Do not split: no fleet with prompts apart keeps the limits; {when}."
     else:
-        cost, how = (min(apart), "") if apart else (min(estimated), " by the estimate")
         says = (
             f"Do not split: with prompts on replicas of their own the cheapest fleet costs "
-            f"${cost:,.2f} an hour{how}, not ${best.usd_per_hour:,.2f}; {when}."
+            f"{cost}, not ${best.usd_per_hour:,.2f}; {when}."
         )
     return Advice(topic="split", do=False, says=says)
+
+
+def _cheapest(settled: Sequence[Sized], found: Sequence[Option], *, split: bool) -> str | None:
+    """The least cost of an hour, settled where it was, else by the estimate; None if none holds."""
+    sure = [sized.usd_per_hour for sized in settled if sized.option.candidate.split == split]
+    if sure:
+        return f"${min(sure):,.2f}"
+    likely = [option.usd_per_hour for option in found if option.candidate.split == split]
+    return f"${min(likely):,.2f} by the estimate" if likely else None
 
 
 def quantize(best: Sized, found: Sequence[Option], question: Question) -> Advice:

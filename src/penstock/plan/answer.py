@@ -135,15 +135,21 @@ def answer(
     room = headroom(best, question, replays)
     carries = room.factor * demand.rate
     interval = _interval(best, demand, basis, room.factor)
-    one = candidate.usd_per_hour * (2 if best.prefill else 1)
-    each, a_replica = carries / best.replicas, best.usd_per_hour / best.replicas
+    each = [carries / count for count in (best.replicas, best.prefill) if count]
+    usd = candidate.usd_per_hour
     return Answer(
         model=question.model.name,
         demand=demand,
         prompt=str(demand.prompt),
         output=str(demand.output),
         slo=[str(slo) for slo in question.slos],
-        fleets=[_fleet(sized, question) for sized in settled],
+        fleets=[
+            _fleet(best, question, room.factor),
+            *(
+                _fleet(sized, question, sized.carries * sized.replicas / demand.rate)
+                for sized in settled[1:]
+            ),
+        ],
         headroom=room,
         interval=interval,
         basis=basis,
@@ -162,16 +168,16 @@ def answer(
                 demand,
                 fleet_per_hour=best.usd_per_hour,
                 carries=carries * demand.mean_share,
-                smallest_per_hour=one,
+                smallest_per_hour=usd * len(each),
             )
             for name, price in prices
         ],
-        off_peak=off_peak(curve, demand.batch, each, a_replica) if curve and demand.batch else None,
+        off_peak=off_peak(curve, demand.batch, each, usd) if curve and demand.batch else None,
         hours=follow(
             curve,
             each,
-            devices=_devices(best) / best.replicas,
-            usd_per_hour=a_replica,
+            devices=candidate.deployment.devices,
+            usd_per_hour=usd,
             startup_s=startup_s,
         )
         if curve
@@ -183,7 +189,8 @@ def _devices(sized: Sized) -> int:
     return (sized.replicas + sized.prefill) * sized.option.candidate.deployment.devices
 
 
-def _fleet(sized: Sized, question: Question) -> Fleet:
+def _fleet(sized: Sized, question: Question, factor: float) -> Fleet:
+    """`factor` times the demand is what it carries: by replays, or about, by the estimate."""
     option, replayed = sized.option, sized.replayed
     candidate, demand = option.candidate, question.demand
     d, devices = candidate.deployment, _devices(sized)
@@ -209,8 +216,8 @@ def _fleet(sized: Sized, question: Question) -> Fleet:
             decode_s=replayed.decode_s,
             limits=replayed.limits,
         ),
-        carries=sized.carries,
-        utilisation=demand.rate / (sized.carries * sized.replicas),
+        carries=demand.rate * factor / sized.replicas,
+        utilisation=1 / factor,
         by_load=[(rate, sized.usd_at(rate)) for rate in (demand.rate * _LOADS).tolist()],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -36,25 +37,35 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True):
     replicas: list[int]  # in each window
 
 
-def replicas_over(curve: Curve, per_replica: float, startup_s: float) -> Counts:
-    """Replicas paid for in each window, one of them carrying so many requests/s.
+def needed(rate: float, carries: Sequence[float]) -> int:
+    """Replicas that carry the rate: of each kind, one of which carries so much, at least one."""
+    return sum(max(1, math.ceil(rate / each - 1e-9)) for each in carries)
 
-    A window needs ceil(rate / per_replica). One that starts `startup_s` before
-    it serves is paid for from then: each window holds the most that is needed
-    until its end + `startup_s`. A replica stays at night, so that a request finds one.
+
+def replicas_over(curve: Curve, carries: Sequence[float], startup_s: float) -> Counts:
+    """Replicas paid for in each window; `carries` as in `needed`, in requests/s.
+
+    One that starts `startup_s` before it serves is paid for from then: each
+    window holds the most that is needed until its end + `startup_s`. One of
+    each kind stays at night, so that a request finds it.
     """
-    needed = np.maximum(1, np.ceil(curve.rates / per_replica - 1e-9)).astype(np.int64)
+    wanted = np.array([needed(rate, carries) for rate in curve.rates.tolist()])
     ahead = math.ceil(startup_s / curve.step_s)
-    padded = np.concatenate([needed, np.full(ahead, needed[-1])])
+    padded = np.concatenate([wanted, np.full(ahead, wanted[-1])])
     windows = np.lib.stride_tricks.sliding_window_view(padded, ahead + 1)
     return np.asarray(windows.max(axis=1), dtype=np.int64)
 
 
 def follow(
-    curve: Curve, per_replica: float, *, devices: float, usd_per_hour: float, startup_s: float
+    curve: Curve,
+    carries: Sequence[float],
+    *,
+    devices: int,
+    usd_per_hour: float,
+    startup_s: float,
 ) -> Hours:
     """Hours of replicas of so many devices and dollars an hour each, over a curve."""
-    paid = replicas_over(curve, per_replica, startup_s)
+    paid = replicas_over(curve, carries, startup_s)
     window_h = curve.step_s / HOUR_S
     standing, followed = float(paid.max() * len(paid)) * window_h, float(paid.sum()) * window_h
     return Hours(
@@ -86,7 +97,7 @@ class OffPeak(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-def off_peak(curve: Curve, share: float, per_replica: float, usd_per_hour: float) -> OffPeak:
+def off_peak(curve: Curve, share: float, carries: Sequence[float], usd_per_hour: float) -> OffPeak:
     """The fewest replicas that carry the rest at its peak and the moved share over the day.
 
     Batch work is served behind the rest, with the capacity that is left of
@@ -94,10 +105,10 @@ def off_peak(curve: Curve, share: float, per_replica: float, usd_per_hour: float
     left in the evening is done at night. The fleet must carry the rest at its
     busiest and, over the whole day, everything: whatever is larger sets it.
     """
-    before = math.ceil(curve.peak / per_replica - 1e-9)
-    at_peak = math.ceil((1 - share) * curve.peak / per_replica - 1e-9)
-    over_day = math.ceil(curve.mean / per_replica - 1e-9)
-    after = max(1, at_peak, over_day)
+    before, at_peak, over_day = (
+        needed(rate, carries) for rate in (curve.peak, (1 - share) * curve.peak, curve.mean)
+    )
+    after = max(at_peak, over_day)
     saved = (before - after) * usd_per_hour * MONTH_H
     if before == after:
         why = (
@@ -118,7 +129,7 @@ def off_peak(curve: Curve, share: float, per_replica: float, usd_per_hour: float
         usd_per_month_before=before * usd_per_hour * MONTH_H,
         usd_per_month_after=after * usd_per_hour * MONTH_H,
         usd_per_month_saved=saved,
-        longest_wait_h=_longest_wait(curve, share, after * per_replica) / HOUR_S,
+        longest_wait_h=_longest_wait(curve, share, curve.peak * after / before) / HOUR_S,
         why=why,
     )
 

@@ -23,7 +23,7 @@ from penstock.report.compare import paragraph
 from penstock.report.figures import plan as figures
 from penstock.report.table import duration, figure, percent
 
-HEAD = ("replicas", "$/month", "$/M tokens", "$/1,000", "load")
+HEAD = ("replicas", "$/month", "$/M tok", "load")
 _WIDE, _HIGH = 460, 290  # of a figure in the picture
 
 
@@ -109,13 +109,12 @@ def counts(fleet: Fleet) -> str:
 
 
 def cells(fleet: Fleet) -> list[str]:
-    """A fleet's figures as text, under `HEAD` and its limits: $/1,000 is of requests."""
+    """A fleet's figures as text, under `HEAD` and its limits."""
     split = f"{fleet.prefill_replicas} + " if fleet.prefill_replicas else ""
     return [
         f"{split}{fleet.replicas}",
         f"{fleet.cost.per_month:,.0f}",
         figure(fleet.cost.per_million_tokens),
-        figure(fleet.cost.per_request, 1000),
         percent(fleet.utilisation),
         *(duration(value) for value in fleet.response.limits.values()),
     ]
@@ -157,13 +156,13 @@ def sentences(answer: Answer) -> Iterator[str]:
             f"{api.name[:1].upper()}{api.name[1:]}: ${api.api_per_month:,.0f} a month, the fleet "
             f"${api.fleet_per_month:,.0f}; the {api.cheaper} is cheaper. They break even at "
             f"{number(api.break_even_a_month)} requests a month, {figure(api.break_even_rate)} a "
-            f"second on average{reach}; one replica alone at {figure(api.smallest_rate)}."
+            f"second on average{reach}; the smallest such fleet at {figure(api.smallest_rate)}."
         )
     if (moved := answer.off_peak) is not None:
         yield (
-            f"With {moved.share:.0%} of requests moved off the peak, {moved.replicas_after} "
-            f"replicas do instead of {moved.replicas_before}: ${moved.usd_per_month_saved:,.0f} a "
-            f"month saved ({moved.why}). They wait up to {moved.longest_wait_h:.1f} hours."
+            f"Moving {moved.share:.0%} of requests off the peak makes {moved.replicas_after} "
+            f"replicas of {moved.replicas_before} and saves ${moved.usd_per_month_saved:,.0f} a "
+            f"month ({moved.why}). They wait up to {moved.longest_wait_h:.1f} hours."
         )
     if (over := answer.hours) is not None:
         yield (
@@ -177,7 +176,7 @@ def sentences(answer: Answer) -> Iterator[str]:
 
 
 def _table(answer: Answer) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="bold")
     grid.add_column(Text("  Fleets", "cyan"), no_wrap=True)
     for name in (*HEAD, *(slo.partition("<")[0] for slo in answer.slo)):
         grid.add_column(name, justify="right")
