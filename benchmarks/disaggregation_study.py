@@ -3,7 +3,7 @@
 Llama 3.1 70B in fp8, two H200 a replica. For each kind of request and link: the
 highest Poisson rate at which 95 % of the requests have their first token within 3 s and
 95 % their tokens within 30 ms each. Whole replicas have the best of three chunk budgets,
-split ones the best of three ratios, so that neither loses for want of tuning.
+split ones the best of several ratios, so that neither loses for want of tuning.
 
     python -m benchmarks.disaggregation_study --out benchmarks/results/disaggregation_study.json
 """
@@ -32,14 +32,14 @@ REPLICAS = 8
 SLOS = parse_slos("ttft<3s,tpot<30ms")
 SHARE = 0.95
 REQUESTS, MOST = 400, 3000  # of a trial
-KINDS = {  # prompt and output tokens
+KINDS = {  # tokens of prompt and output
     "long prompts": ("lognormal:6000,3000", "lognormal:200,100"),
     "chat": ("lognormal:1155,1109", "lognormal:211,163"),
     "short prompts": ("lognormal:150,100", "lognormal:300,200"),
 }
 LINKS = {"400 Gbit/s": 50e9, "100 Gbit/s": 12.5e9, "25 Gbit/s": 3.1e9}
 BUDGETS = (320, 512, 2048)
-PREFILLS = (3, 5, 6)
+PREFILLS = {"long prompts": (1, 3, 5, 6), "chat": (1, 3, 5, 6), "short prompts": (1, 2, 3)}
 EXACT = 1.06  # capacity is found to this factor
 
 
@@ -117,7 +117,9 @@ def study(kind: str) -> dict[str, Any]:
     together = best({budget: capacity(whole(budget), prompt, output) for budget in BUDGETS})
     apart = {}
     for name, link in LINKS.items():
-        one = best({count: capacity(split(count, link), prompt, output) for count in PREFILLS})
+        one = best(
+            {count: capacity(split(count, link), prompt, output) for count in PREFILLS[kind]}
+        )
         gain = one["requests_per_s"] / together["requests_per_s"] - 1
         apart[name] = {**one, "against_whole": round(gain, 3)}
     return {"prompt": prompt, "output": output, "whole": together, "split": apart}

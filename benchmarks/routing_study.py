@@ -33,6 +33,7 @@ from penstock.workload.traces import Trace
 PODS, KV_TOKENS = 8, 307_328
 CUSTOMERS, USERS, PREFIX, QUERY = 150, 5, 6_000, 1_200
 RAMP = Ramp(3.0, 60.0, 300.0)
+LIGHT = Ramp(3.0, 15.0, 120.0)
 OUTPUTS = (100, 250, 500)
 PAGE_TOKENS = 120  # divides prefix and query
 
@@ -53,14 +54,16 @@ PUBLISHED = {
 }
 
 
-def plan(output: int, seed: int = 0) -> Plan:
-    """The ramp, each request one of the 750 prompts, drawn evenly."""
-    rng = np.random.default_rng(seed)
-    at_s = RAMP.offsets(rng, seconds=RAMP.seconds)
+def plan(output: int, ramp: Ramp, *, distinct: bool = False) -> Plan:
+    """The ramp, each request one of the 750 prompts, drawn evenly; or each one of its own."""
+    rng = np.random.default_rng(0)
+    at_s = ramp.offsets(rng, seconds=ramp.seconds)
     asked = rng.integers(CUSTOMERS * USERS, size=len(at_s)).tolist()
+    if distinct:
+        asked = [USERS * each for each in range(len(at_s))]
     # In blocks of a query's length: five of the customer's, one of the user's.
     blocks = PREFIX // QUERY
-    first_user = CUSTOMERS * blocks
+    first_user = 1_000_000  # beyond all customers
     return plan_of(
         Trace(
             format="routing study",
@@ -79,7 +82,7 @@ def plan(output: int, seed: int = 0) -> Plan:
     )
 
 
-def study(output: int) -> dict[str, Any]:
+def study(asked: Plan, routers: dict[str, Routing] = ROUTERS) -> dict[str, Any]:
     """Every router under the same requests."""
     group = Group(
         count=PODS,
@@ -90,8 +93,8 @@ def study(output: int) -> dict[str, Any]:
         page_tokens=PAGE_TOKENS,
         policy={"preset": "vllm", "max_running": 256, "max_step_tokens": 8192},
     )
-    asked, found = plan(output), {}
-    for name, how in ROUTERS.items():
+    found = {}
+    for name, how in routers.items():
         figures = simulate(Fleet(replicas=(group,), router=how), asked).summary()
         found[name] = {
             "output_tokens_per_s": round(figures["output_throughput"]),
@@ -103,6 +106,15 @@ def study(output: int) -> dict[str, Any]:
             "seconds": round(figures["seconds"], 1),
         }
     return found
+
+
+def controls() -> dict[str, Any]:
+    """Where there is less to win: a load that every router can carry, shared prefixes or none."""
+    some = {name: ROUTERS[name] for name in ("precise", "by load", "random")}
+    return {
+        "light load": study(plan(250, LIGHT), some),
+        "light load, distinct prompts": study(plan(250, LIGHT, distinct=True), some),
+    }
 
 
 def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
@@ -153,9 +165,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     if options.out is not None and options.out.exists():  # of lengths that are not asked for now
         found = json.loads(options.out.read_text())["by_output_tokens"]
-    found |= {str(output): study(output) for output in options.outputs}
+    found |= {str(output): study(plan(output, RAMP)) for output in options.outputs}
     found = {output: found[output] for output in sorted(found, key=int)}
-    keep({"published": PUBLISHED, "by_output_tokens": found}, options.out)
+    keep({"published": PUBLISHED, "by_output_tokens": found, "controls": controls()}, options.out)
     if options.picture is not None:
         picture(found, options.picture)
 

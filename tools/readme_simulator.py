@@ -43,6 +43,10 @@ def routing(result: dict[str, Any]) -> str:
         for router, figures in routers.items():
             cells = (form.format(figures[key]) if key in figures else "" for key, form in ROUTED)
             rows.append(f"| {length} | {router} | {' | '.join(cells)} |")
+    for load, routers in result["controls"].items():
+        for router, figures in routers.items():
+            cells = (form.format(figures[key]) for key, form in ROUTED)
+            rows.append(f"| 250 tokens, {load} | {router} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -9,11 +9,8 @@ from penstock.workload.arrivals import Ramp
 
 
 @pytest.mark.slow
-def test_routing_by_prefix_comes_out_in_the_published_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(routing_study, "RAMP", Ramp(20.0, 60.0, 60.0))
-    found = routing_study.study(100)
+def test_routing_by_prefix_comes_out_in_the_published_order() -> None:
+    found = routing_study.study(routing_study.plan(100, Ramp(20.0, 60.0, 60.0)))
     rate = {name: figures["output_tokens_per_s"] for name, figures in found.items()}
     wait = {name: figures["ttft_mean_s"] for name, figures in found.items()}
     assert rate["precise"] > rate["approximate"] > rate["by load"]
