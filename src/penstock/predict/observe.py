@@ -19,6 +19,7 @@ from penstock.record.record import Outcome, Record
 
 Floats = npt.NDArray[np.float64]
 SPAN_TOKENS = 32  # where every token's time is known, a request's life is cut into such spans
+MOST_SPANS = 3000  # of a kind: more, evenly left out, would tell nothing new
 TOGETHER = 0.2  # of a step: first tokens less apart come from the same one
 
 
@@ -133,7 +134,9 @@ def spans(seen: Sequence[Seen], max_step_tokens: float = 2048.0) -> Spans:
         starts += one.when[at[:-1]].tolist()
         ends += one.when[at[1:]].tolist()
         steps += np.diff(one.tokens[at]).tolist()
-    found = windows(seen, np.array(starts), np.array(ends), np.array(steps), max_step_tokens)
+    kept = _evenly(np.argsort(ends, kind="stable"))
+    start, end, passed = (np.array(column)[kept] for column in (starts, ends, steps))
+    found = windows(seen, start, end, passed, max_step_tokens)
     return found.joined(prompt_spans(seen, max_step_tokens))
 
 
@@ -147,7 +150,7 @@ def windows(
 def prompt_spans(seen: Sequence[Seen], max_step_tokens: float) -> Spans:
     """Spans in which prompts were computed, of the first of those that came together."""
     prompts = _Prompts(seen, max_step_tokens)
-    pick = np.flatnonzero(np.diff(prompts.first, prepend=-np.inf) > 0)
+    pick = _evenly(np.flatnonzero(np.diff(prompts.first, prepend=-np.inf) > 0))
     start, end = prompts.begun[pick], prompts.first[pick]
     found = _spans(prompts, start, end, prompts.chunks[pick] * prompts.together[pick])
     # Tokens between the first and the last may be known only in the mean, and chunks slow them:
@@ -166,6 +169,14 @@ def prompt_spans(seen: Sequence[Seen], max_step_tokens: float) -> Spans:
         context=context * steps,
         requests=prompts.at_once[pick].astype(float),
     )
+
+
+def _evenly(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """At most `MOST_SPANS` of the rows, over all of them."""
+    if len(rows) <= MOST_SPANS:
+        return rows
+    kept: npt.NDArray[np.intp] = rows[np.linspace(0, len(rows) - 1, MOST_SPANS).astype(int)]
+    return kept
 
 
 class _Prompts:
