@@ -55,6 +55,8 @@ def test_more_at_once_gives_more_in_all_and_less_to_each():
     totals = [p.output_tokens_per_s for p in points]
     assert totals == sorted(totals)
     assert [p.tpot_s for p in points] == sorted(p.tpot_s for p in points)
+    assert points[0].binds == "weights"
+    assert operating_point(STEP, prompt=8000, output=256, concurrency=64).binds == "kv"
 
 
 def test_a_small_pool_makes_requests_wait():

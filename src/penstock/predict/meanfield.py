@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.steptime import StepLoad, StepTime
 
 Order = Literal["mixed", "prompts first"]
@@ -25,7 +26,8 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """What a closed loop gives in the mean.
 
     `running` of the requests are in the engine, the others wait for a seat
-    or for pages. `binds` says what the steps, or the requests, wait for.
+    or for pages. `binds` says what they wait for ("seats", "KV capacity"), or
+    else which term a decoding step mostly waits for, or which half of a split.
     """
 
     ttft_s: float
@@ -76,7 +78,7 @@ def operating_point(
         tpot_s=tpot,
         output_tokens_per_s=concurrency * output / (ttft + tpot * (output - 1)),
         running=running,
-        binds=short or "steps",
+        binds=short or _largest(step, _load(prompt, output, running)),
     )
 
 
@@ -156,6 +158,14 @@ def _in_waves(loop: _Loop) -> tuple[float, float]:
     decoding = step.seconds(_load(prompt, output, running * groups))
     waited = (batches * batch - first) / max(output - 1, 1)
     return first, decoding + waited
+
+
+def _largest(step: StepTime, load: StepLoad) -> str:
+    """The largest term of a step, where the step time tells its terms."""
+    if not isinstance(step, PhysicalStepTime):
+        return "steps"
+    found = step.terms(load)
+    return max(found, key=lambda name: found[name])
 
 
 def _load(prompt: float, output: float, decodes: float) -> StepLoad:
