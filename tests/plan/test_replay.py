@@ -57,7 +57,7 @@ def holds(asked, fleet):
     )
 
 
-@pytest.mark.parametrize("number", [1, 14])
+@pytest.mark.parametrize("number", [1, 16])
 def test_the_fleet_holds_and_one_replica_less_does_not(number):
     asked = drawn(number)
     assert holds(asked, cheapest(asked)) == (True, False)

@@ -144,11 +144,8 @@ def answer(
         output=str(demand.output),
         slo=[str(slo) for slo in question.slos],
         fleets=[
-            _fleet(best, question, room.factor),
-            *(
-                _fleet(sized, question, sized.carries * sized.replicas / demand.rate)
-                for sized in settled[1:]
-            ),
+            _fleet(sized, question, room.factor if sized is best else sized.spare)
+            for sized in settled
         ],
         headroom=room,
         interval=interval,

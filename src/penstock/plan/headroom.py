@@ -33,7 +33,7 @@ def headroom(best: Sized, question: Question, replays: Replays) -> Headroom:
         return not replays(best.option, best.replicas, best.prefill, factor).met
 
     demand = question.demand
-    guess = best.carries * best.replicas / demand.rate  # it held at 1
+    guess = best.spare  # it held at 1
     low, high = 1.0, guess * _NEAR
     while high < _MOST and not breaks(high):
         low, high = high, high * _NEAR

@@ -42,6 +42,11 @@ class Sized(msgspec.Struct, frozen=True, kw_only=True):
         """Requests/s of one replica: the estimate, kept within what the replays showed."""
         return between(self.option.flow.rate, self.rate, self.replicas)
 
+    @property
+    def spare(self) -> float:
+        """About so many times the demand is what it carries."""
+        return self.carries * self.replicas / self.rate
+
 
 def settle(found: Sequence[Option], rate: float, replay: Replayer) -> list[Sized]:
     """The options that may be the cheapest, each sized by replays, by cost.

@@ -24,6 +24,7 @@ from penstock.report.figures import plan as figures
 from penstock.report.table import duration, figure, percent
 
 HEAD = ("replicas", "$/month", "$/M tok", "load")
+_TIGHT = 1.05  # a day that is this much busier is nothing unusual
 _WIDE, _HIGH = 460, 290  # of a figure in the picture
 
 
@@ -132,6 +133,13 @@ def sentences(answer: Answer) -> Iterator[str]:
         "with the fewest."
     )
     burst = room.spike
+    tight = ""
+    if room.factor < _TIGHT:
+        kinds = 2 if fleet.prefill_replicas else 1
+        more = fleet.cost.per_month * kinds / (fleet.replicas + fleet.prefill_replicas)
+        tight = (
+            f": next to nothing to spare; a replica more of each kind costs ${more:,.0f} a month"
+        )
     end = "never" if burst.recovery_s == math.inf else f"{duration(burst.recovery_s)} later"
     left = (
         f"leaves {number(burst.backlog)} requests in the queue: the last of them waits "
@@ -140,9 +148,9 @@ def sentences(answer: Answer) -> Iterator[str]:
         else "leaves no queue"
     )
     yield (
-        f"The limits hold up to {room.factor:.2f} times this demand. {burst.factor:g} times as "
-        f"much for {duration(burst.seconds)} {left} (as a fluid, at the {figure(room.saturated)} "
-        "requests/s that the fleet serves when all wait)."
+        f"The limits hold up to {room.factor:.2f} times this demand{tight}. {burst.factor:g} times "
+        f"as much for {duration(burst.seconds)} {left} (as a fluid, at the "
+        f"{figure(room.saturated)} requests/s that the fleet serves when all wait)."
     )
     low, high = answer.interval.usd_per_month
     bill = "stays" if low == high else f"is ${low:,.0f} to ${high:,.0f} a month"
