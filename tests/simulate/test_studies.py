@@ -26,10 +26,10 @@ def test_a_split_wins_with_long_prompts_and_loses_with_slow_links(
 ) -> None:
     monkeypatch.setattr(disaggregation_study, "REQUESTS", 200)
     monkeypatch.setattr(disaggregation_study, "EXACT", 1.15)
-    lengths = disaggregation_study.KINDS["long prompts"]
-    whole = disaggregation_study.capacity(disaggregation_study.whole(512), *lengths)
+    kind = disaggregation_study.KINDS["long prompts"]
+    whole = disaggregation_study.capacity(disaggregation_study.whole(512), kind)
     fast, slow = (
-        disaggregation_study.capacity(disaggregation_study.split(6, link), *lengths)
+        disaggregation_study.capacity(disaggregation_study.split(6, link), kind)
         for link in (50e9, 3.1e9)
     )
     assert fast > 1.2 * whole
