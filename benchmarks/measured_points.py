@@ -70,7 +70,8 @@ def rows(path: Path) -> list[dict[str, str]]:
             f"{path} lacks the columns {', '.join(sorted(needed - set(found[0] if found else ())))}"
             ": give a file of the format of serving_measured_h100_b200.csv."
         )
-    return [row for row in found if row["tpot_ms"] and row["isl"] and row["osl"]]
+    needed = {"isl", "osl", "tpot_ms"}
+    return [row for row in found if all(_number(row, name) > 0 for name in needed)]
 
 
 def measured(row: dict[str, str]) -> Measured:
@@ -144,9 +145,10 @@ def _groups(row: dict[str, str], tp: int) -> int:
 
 
 def _weights(row: dict[str, str]) -> str:
-    if row["precision"]:
-        return row["precision"]
-    return "fp8" if row["model_path"].lower().endswith("fp8") else "bf16"
+    """The format by the file's name for it (fp8_block, nvfp4 ...), else by the model's."""
+    said = (row.get("precision") or row["model_path"].rpartition("-")[2]).lower()
+    known = ("fp4", "fp8", "int8", "int4", "fp32")
+    return next((name for name in known if name in said), "bf16")
 
 
 def _number(row: dict[str, str], name: str) -> float:

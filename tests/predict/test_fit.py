@@ -57,6 +57,20 @@ def test_planted_efficiencies_come_back():
     assert abs(made.fitted.bias) < 0.02
 
 
+def test_experts_and_links_are_fitted_where_there_are_any():
+    named = Named(model="qwen3-30b-a3b", device="h100", tp=2)
+    step = PhysicalStepTime(named.deployment(), Efficiencies(compute={"bf16": 0.4}, link=0.5))
+    seen = observed(step, np.random.default_rng(4))
+    made = calibrate(seen, named)
+    # Both grow with a step's tokens, so only their sum is certain.
+    assert made.fitted.costs.experts_compute == made.fitted.costs.compute
+    assert made.fitted.costs.link != PhysicalStepTime(named.deployment()).costs.link
+    assert made.fitted.held_out_error < 0.06
+    for times, load in seen.loads(0):
+        if times:
+            assert made.step.seconds(load) == pytest.approx(step.seconds(load), rel=0.1)
+
+
 def test_an_efficiency_never_passes_one():
     # Twice as fast as the sheet allows: physics stays, the error tells.
     step = PhysicalStepTime(NAMED.deployment(), scale=0.3)

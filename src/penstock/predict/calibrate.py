@@ -42,8 +42,7 @@ def calibrate(
         step, free = _measured(observed)
     else:
         step = PhysicalStepTime(named.deployment())
-        free = [Bounded(name, getattr(step.costs, name), 1.0, 0.2) for name in RATES]
-        free += [Bounded(name, getattr(step.costs, name), 0.0, 1.0) for name in EXTRAS]
+        free = _physical(step)
     fitted = fit(step, observed, free, seed=seed)
     draws = [
         msgspec.structs.replace(_parameters(costs, step), scale=scale)
@@ -63,6 +62,20 @@ def calibrate(
         },
     )
     return Calibration(file=file, fitted=fitted, spans=observed, step=file.steptime())
+
+
+def _physical(step: PhysicalStepTime) -> list[Bounded]:
+    """Efficiencies near their defaults, overheads of any server; the link where there is one."""
+    costs, deployment = step.costs, step.deployment
+    free = [Bounded(name, getattr(costs, name), 1.0, 0.2) for name in RATES]
+    if deployment.model.is_moe and step.arithmetic == step.expert_arithmetic:
+        products = RATES.index("compute")
+        free[products] = free[products]._replace(alike=("experts_compute",))
+    elif deployment.model.is_moe:
+        free.append(Bounded("experts_compute", costs.experts_compute, 1.0, 0.2))
+    if deployment.devices > 1:
+        free.append(Bounded("link", costs.link, 1.0, 1.0))
+    return free + [Bounded(name, getattr(costs, name), 0.0, 1.0) for name in EXTRAS]
 
 
 def _measured(observed: Spans) -> tuple[MeasuredStepTime, list[Bounded]]:
@@ -88,14 +101,16 @@ def _measured(observed: Spans) -> tuple[MeasuredStepTime, list[Bounded]]:
 def _parameters(costs: Costs, step: PhysicalStepTime | MeasuredStepTime) -> Parameters:
     if isinstance(step, MeasuredStepTime):
         return Parameters(costs=costs)
-    rate = {"compute": {step.arithmetic: 1 / costs.compute}}
+    compute = {step.arithmetic: 1 / costs.compute}
+    if step.deployment.model.is_moe:
+        compute[step.expert_arithmetic] = 1 / costs.experts_compute
     return Parameters(
         efficiencies=Efficiencies(
             bandwidth=1 / costs.read,
             kv=1 / costs.kv,
             attention=1 / costs.attention,
             link=1 / costs.link,
-            **rate,
+            compute=compute,
         ),
         overheads=Overheads(
             layer_s=costs.layer,

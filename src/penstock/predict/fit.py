@@ -44,12 +44,14 @@ class Bounded(NamedTuple):
     """A parameter to fit: the entry of `Costs`, its default, and the least it may be.
 
     `doubt` says how far the truth may be from the default, as a share of it.
+    The entries of `alike` are held equal to it.
     """
 
     name: str
     start: float
     least: float
     doubt: float
+    alike: tuple[str, ...] = ()
 
 
 class Fit(msgspec.Struct, kw_only=True):
@@ -171,7 +173,11 @@ class _Problem:
         return float(1.4826 * np.median(np.abs(logs)))
 
     def _costs(self, values: Floats) -> Costs:
-        named = {each.name: float(value) for each, value in zip(self.free, values, strict=True)}
+        named = {
+            name: float(value)
+            for each, value in zip(self.free, values, strict=True)
+            for name in (each.name, *each.alike)
+        }
         return msgspec.structs.replace(self.base, **named)
 
 

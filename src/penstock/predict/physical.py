@@ -41,6 +41,9 @@ class PhysicalStepTime:
         self.deployment = deployment
         self.efficiencies = efficiencies or Efficiencies()
         self.overheads = overheads or Overheads()
+        # Precisions of the products outside experts, and of theirs.
+        self.arithmetic = _arithmetic(deployment, _plain(deployment))
+        self.expert_arithmetic = _arithmetic(deployment, deployment.weights)
         self.costs = self._costs().times(scale)
         self.request_s = self.costs.request
 
@@ -68,14 +71,13 @@ class PhysicalStepTime:
         self._link_s, self._collectives = _communication(d)
         routing = sum(layer.count for layer in model.layers if isinstance(layer.ffn, Moe))
         self._layers = model.depth + ROUTING * routing
-        self.arithmetic = _arithmetic(d, _plain(d))  # precision of the products outside experts
 
     def _costs(self) -> Costs:
-        e, o, d = self.efficiencies, self.overheads, self.deployment
+        e, o = self.efficiencies, self.overheads
         return Costs(
             read=1 / e.bandwidth,
-            compute=1 / e.computing(_arithmetic(d, _plain(d))),
-            experts_compute=1 / e.computing(_arithmetic(d, d.weights)),
+            compute=1 / e.computing(self.arithmetic),
+            experts_compute=1 / e.computing(self.expert_arithmetic),
             kv=1 / e.kv,
             attention=1 / e.attention,
             link=1 / e.link,

@@ -54,7 +54,7 @@ OVERHEADS = (
 def parameters(made: Calibration) -> list[dict[str, Any]]:
     """Every fitted parameter with its 90 % interval, in the unit shown."""
     rows = []
-    for shown in (*(EFFICIENCIES if made.file.deployment else COSTS), *OVERHEADS):
+    for shown in _shown(made):
         draws = [shown.value(getattr(draw, shown.cost)) for draw in made.fitted.draws]
         low, high = np.quantile(draws, [0.05, 0.95])
         rows.append(
@@ -67,6 +67,21 @@ def parameters(made: Calibration) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _shown(made: Calibration) -> list[Shown]:
+    """What was fitted."""
+    if made.file.deployment is None:
+        return [*COSTS, *OVERHEADS]
+    deployment = made.file.deployment.deployment()
+    shown = list(EFFICIENCIES)
+    if deployment.model.is_moe:
+        shown.append(
+            Shown("experts_compute", "matrix products of experts", "% of sheet", 1.0, True)
+        )
+    if deployment.devices > 1:
+        shown.append(Shown("link", "link between devices", "% of sheet", inverse=True))
+    return [*shown, *OVERHEADS]
 
 
 def as_json(made: Calibration) -> dict[str, Any]:
