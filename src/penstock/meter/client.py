@@ -20,6 +20,7 @@ import httptools
 import msgspec
 
 from penstock import __version__
+from penstock.meter.arrivals import Arrivals
 from penstock.meter.link import Address, Link, TlsLink
 from penstock.meter.loop import Loop, Timer
 
@@ -83,8 +84,9 @@ class Call:
 class Connections:
     """Keep-alive connections to one server, opened as needed or ahead of the need."""
 
-    def __init__(self, loop: Loop, origin: Origin) -> None:
+    def __init__(self, loop: Loop, origin: Origin, arrivals: Arrivals | None = None) -> None:
         self.loop = loop
+        self._arrivals = arrivals
         self.origin = origin
         self.kernel_stamps = False  # whether the kernel stamps what arrives
         self.opening = 0  # ahead of any call
@@ -124,7 +126,7 @@ class Connections:
         """Begin to open one connection. Raises `OSError`."""
         if self._tls is not None:
             return TlsLink(self.loop, address, connection, self._tls, self.origin.host)
-        link = Link(self.loop, address, connection)
+        link = Link(self.loop, address, connection, self._arrivals)
         self.kernel_stamps = link.kernel_stamps
         return link
 
@@ -185,6 +187,8 @@ class _Connection:
 
     def fail(self, error: str) -> None:
         """End the call with an error, and the connection with it."""
+        if self._link is not None:
+            self._link.flush()
         self._reusable = False
         if self._call is not None:
             self._call.exchange.error = error
@@ -298,7 +302,10 @@ class _Connection:
 
     def on_headers_complete(self) -> None:
         if self._call is not None and not self._whole:
-            self._call.exchange.status = self._parser.get_status_code()
+            exchange = self._call.exchange
+            exchange.status = self._parser.get_status_code()
+            if self._link is not None:
+                self._link.keep("chunked" in exchange.headers.get("transfer-encoding", ""))
 
     def on_body(self, body: bytes) -> None:
         if (call := self._call) is None or self._whole:
@@ -334,6 +341,8 @@ class _Connection:
         call.connection = None
         self._stop_timer()
         if self._reusable:
+            assert self._link is not None
+            self._link.keep(False)
             self._rest()
         else:
             self.close()

@@ -16,6 +16,7 @@ import sys
 from time import monotonic_ns, time_ns
 from typing import Any, Protocol
 
+from penstock.meter.arrivals import Arrivals, Stream
 from penstock.meter.loop import Loop
 
 _RECEIVE = 2**13
@@ -50,13 +51,23 @@ class Receiver(Protocol):
 class Link:
     """A TCP connection, opened at once. Raises `OSError` if the kernel refuses.
 
+    Read together with others where there are `arrivals`.
+
     Segments that are read together share the stamp of the last of them: still
     no later than the moment they were read.
     """
 
-    def __init__(self, loop: Loop, address: Address, receiver: Receiver) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        address: Address,
+        receiver: Receiver,
+        arrivals: Arrivals | None = None,
+    ) -> None:
         self._loop = loop
         self._receiver = receiver
+        self._arrivals = arrivals
+        self._stream: Stream | None = None
         self._unsent = memoryview(b"")
         family, kind, protocol, _, where = address
         self._socket = socket.socket(family, kind, protocol)
@@ -76,10 +87,22 @@ class Link:
         if self._unsent:
             self._loop.add_writer(self._socket, self._send)
 
+    def keep(self, on: bool) -> None:
+        """Whether the middle of a chunked answer may wait to be received; see `arrivals`."""
+        if self._stream is not None:
+            self._stream.keep(on)
+
+    def flush(self) -> None:
+        """Have what was read and waits received now."""
+        if self._stream is not None and self._stream.open:
+            self._stream.take()
+
     def close(self) -> None:
         """Close without a word to the receiver."""
         self._unsent = memoryview(b"")
         if self._socket.fileno() >= 0:
+            if self._arrivals is not None and self._stream is not None:
+                self._arrivals.remove(self._socket, self._stream)
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
@@ -99,7 +122,10 @@ class Link:
         if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._lose(OSError(code, os.strerror(code)))
             return
-        self._loop.add_reader(self._socket, self._read)
+        if self._arrivals is None:
+            self._loop.add_reader(self._socket, self._read)
+        else:
+            self._stream = self._arrivals.add(self._socket, self._receiver.received, self._lose)
         self._receiver.opened()
 
     def _send(self) -> None:

@@ -59,11 +59,16 @@ class _Timer:
         self.act, self.given = None, ()
 
 
+Watched = socket.socket | select.epoll
+
+
 class TightLoop:
     """A selector and a heap of timers, precise to some tens of microseconds."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        # What it watches, by descriptor: it would make an error's text of each that it does not.
+        self._acts: dict[int, tuple[Any, Any]] = {}
         self._timers: list[tuple[int, int, _Timer]] = []  # by time, then in order of asking
         self._count = itertools.count()
         self._tidy_at = 1024
@@ -102,19 +107,19 @@ class TightLoop:
         """Do it so many seconds from now."""
         return self.call_at(monotonic_ns() + int(seconds * 1e9), act, *given)
 
-    def add_reader(self, sock: socket.socket, act: Callable[[], None]) -> None:
+    def add_reader(self, sock: Watched, act: Callable[[], None]) -> None:
         """Do it whenever there is something to read."""
         self._watch(sock, act, self._watched(sock)[1])
 
-    def add_writer(self, sock: socket.socket, act: Callable[[], None]) -> None:
+    def add_writer(self, sock: Watched, act: Callable[[], None]) -> None:
         """Do it whenever there is room to write."""
         self._watch(sock, self._watched(sock)[0], act)
 
-    def remove_reader(self, sock: socket.socket) -> None:
+    def remove_reader(self, sock: Watched) -> None:
         """No longer."""
         self._watch(sock, None, self._watched(sock)[1])
 
-    def remove_writer(self, sock: socket.socket) -> None:
+    def remove_writer(self, sock: Watched) -> None:
         """No longer."""
         self._watch(sock, self._watched(sock)[0], None)
 
@@ -131,16 +136,16 @@ class TightLoop:
             select.select([self._selector], [], [], left_ns * 1e-9)
         return self._selector.select(0)
 
-    def _watched(self, sock: socket.socket) -> tuple[Any, Any]:
-        key = self._selector.get_map().get(sock)
-        return key.data if key is not None else (None, None)
+    def _watched(self, sock: Watched) -> tuple[Any, Any]:
+        return self._acts.get(sock.fileno(), (None, None))
 
-    def _watch(self, sock: socket.socket, read: Any, write: Any) -> None:
+    def _watch(self, sock: Watched, read: Any, write: Any) -> None:
         mask = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
-        known = self._selector.get_map().get(sock)
-        if known is None and mask:
-            self._selector.register(sock, mask, (read, write))
-        elif known is not None and mask:
-            self._selector.modify(sock, mask, (read, write))
-        elif known is not None:
+        known = sock.fileno() in self._acts
+        if mask:
+            self._acts[sock.fileno()] = read, write
+            watch = self._selector.modify if known else self._selector.register
+            watch(sock, mask, (read, write))
+        elif known:
+            del self._acts[sock.fileno()]
             self._selector.unregister(sock)

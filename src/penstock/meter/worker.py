@@ -20,6 +20,7 @@ from collections import deque
 from itertools import takewhile
 from time import monotonic_ns
 
+from penstock.meter.arrivals import Arrivals
 from penstock.meter.client import Call, Connections, Exchange
 from penstock.meter.loop import TightLoop
 from penstock.meter.message import (
@@ -46,7 +47,7 @@ _AHEAD_NS = 250_000_000  # an open loop opens connections so long before they ar
 _LOOK_S = 0.05
 _OPENING = 64  # connections at once: more may overflow a server's queue, and wait a second
 _MANY = 50  # requests under way: from there on, waking for each event costs more than reading it
-_REST_S = 0.0005  # so it is waited for more; the kernel has stamped them
+_REST_S = 0.001  # so it is waited for more; the kernel has stamped them
 _TOLD_A_TURN = 16  # a thousand answers that end together must not keep arrivals waiting
 _READY_NS = 10**10  # then the load starts with what there is
 
@@ -79,7 +80,7 @@ class Worker:
         match order:
             case Setup():
                 self._setup = order
-                self._connections = Connections(self._loop, order.origin)
+                self._connections = Connections(self._loop, order.origin, Arrivals.of(self._loop))
                 self._warm_up(monotonic_ns() + _READY_NS)
             case Deal():
                 self._queue.append(order)
