@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from benchmarks.measured_points import Replicas, measured, rows
-from benchmarks.predict_validate import ranking, validate
+from benchmarks.predict_validate import main, ranking, validate
 
 HEAD = (
     "measured,concurrency,backend,backend_version,model_path,system,precision,mode,isl,osl,"
@@ -93,13 +91,17 @@ def test_another_file_is_refused(tmp_path):
         validate(path)
 
 
-def test_it_prints_json(small):
-    command = [sys.executable, "-m", "benchmarks.predict_validate", "--measured", str(small)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run([*command, "--json"], cwd=root, capture_output=True, check=True)
-    assert json.loads(done.stdout)["overall"]["rows"] == 4
-    plain = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True)
-    assert "not predicted, 1: someone/unheard-of" in plain.stdout
+def test_it_prints_json_or_a_table(small, monkeypatch, capsys, tmp_path):
+    command = ["predict_validate", "--measured", str(small)]
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", [*command, "--json", "--out", str(out)])
+    main()
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["overall"]["rows"] == 4
+    assert json.loads(out.read_text()) == json.loads(printed)
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    assert "not predicted, 1: someone/unheard-of" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is absent")

@@ -16,6 +16,13 @@ from penstock.simulate.run import plan_of, simulate
 from penstock.workload.traces import Trace
 from tests.record.simulated import S, closed_point, run_of
 
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """A fit of 12 replicates instead of 60: quick, and as good for what is asked here."""
+    monkeypatch.setattr("penstock.predict.fit.DRAWS", 12)
+
+
 COSTS = Costs(read=8e-3, compute=40e-6, kv=30e-9, sequence=100e-6, step=1e-3, request=0.02)
 LOAD = StepLoad(0, 0, 8, 8_000, 8)
 
