@@ -27,12 +27,12 @@ import numpy as np
 import penstock
 from benchmarks import measured_tables as tables
 from benchmarks.measured_tables import FILES
-from penstock.plan.audit import audit
-from penstock.plan.blanks import readings
-from penstock.plan.claim import Claim
-from penstock.plan.evidence import MARGIN, NEAR
-from penstock.plan.judge import judge
-from penstock.plan.measured import Measured, points
+from penstock.plan.audit.blanks import readings
+from penstock.plan.audit.claim import Claim
+from penstock.plan.audit.evidence import MARGIN, NEAR
+from penstock.plan.audit.judge import judge
+from penstock.plan.audit.measured import Measured, points
+from penstock.plan.audit.verdict import audit
 from penstock.predict.architecture import plain_name
 
 _DATA = Path(os.environ.get("PENSTOCK_DATA", Path(__file__).parents[2] / "shared" / "data"))

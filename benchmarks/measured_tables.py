@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.plan.measured import Measured
+from penstock.plan.audit.measured import Measured
 from penstock.predict.architecture import architecture, plain_name
 
 FILES = {

@@ -1,6 +1,6 @@
 """Distils published measurements into the small table that `penstock audit` compares with.
 
-python -m tools.make_measured_points [DATA] writes src/penstock/plan/data/measured.csv
+python -m tools.make_measured_points [DATA] writes src/penstock/plan/audit/data/measured.csv
 
 Of the points that share model, device, format, devices, lengths and
 concurrency two are kept at most: the fastest for a user and the one with the
@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 from benchmarks.measured_tables import FILES, batched, offline, serving
 
-from penstock.plan.measured import Measured
+from penstock.plan.audit.measured import Measured
 
-OUT = Path(__file__).parents[1] / "src/penstock/plan/data/measured.csv"
+OUT = Path(__file__).parents[1] / "src/penstock/plan/audit/data/measured.csv"
 
 
 def best(every: Iterator[Measured]) -> list[Measured]:

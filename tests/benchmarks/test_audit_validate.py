@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from benchmarks.audit_validate import claims, factors, multiplied, validate
 
-from penstock.plan.audit import audit
+from penstock.plan.audit.verdict import audit
 
 DATA = Path(os.environ.get("PENSTOCK_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "audit_validate.json"

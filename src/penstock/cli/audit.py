@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from penstock.plan.claim import Claim
+    from penstock.plan.audit.claim import Claim
 
 
 def audit(
@@ -41,8 +41,8 @@ def audit(
     prompt, output, phase (decode, prefill, served, total), speculation,
     technique and baseline of a ratio. What is left out is unknown.
     """
-    from penstock.plan.audit import audit as judge
-    from penstock.plan.audit_facts import facts
+    from penstock.plan.audit.facts import facts
+    from penstock.plan.audit.verdict import audit as judge
 
     own = tuple(sheets or ())
     try:
@@ -73,7 +73,7 @@ def audit(
 
 
 def _claim(text: str, sheets: tuple[Path, ...]) -> Claim:
-    from penstock.plan import claim, claim_run, claim_text
+    from penstock.plan.audit import claim, claim_run, claim_text
 
     if text.endswith((".toml", ".json")) and " " not in text.strip():
         return claim.read(Path(text), *sheets)

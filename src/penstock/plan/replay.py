@@ -22,7 +22,7 @@ from penstock.simulate.run import plan_of as simulated_plan
 from penstock.simulate.run import simulate
 from penstock.workload.lengths import Lengths
 from penstock.workload.plan import Plan
-from penstock.workload.traces import Trace
+from penstock.workload.traces import Runs, Trace
 
 ROUTER: RouterName = "least-loaded"
 # Judged are so many seconds, and so many lengths of an answer, after some to settle: a fleet that
@@ -203,7 +203,7 @@ def asks(
     """Requests at these times; the cached part of their prompts is one that all share."""
     prompts = _lengths(demand.prompt, len(at_s), rng)
     shared = round(demand.cached * demand.prompt.mean / PAGE)
-    blocks = [((0, min(shared, tokens // PAGE)),) for tokens in prompts.tolist()]
+    blocks: list[Runs] = [((0, min(shared, tokens // PAGE)),) for tokens in prompts.tolist()]
     return simulated_plan(
         Trace(
             format="drawn",
@@ -220,4 +220,5 @@ def asks(
 def _lengths(lengths: Lengths, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Lengths whose mean is the one that is asked for."""
     drawn = lengths.draw(count, rng)
-    return np.maximum(np.rint(drawn * (lengths.mean / drawn.mean())), 1).astype(np.int64)
+    whole: npt.NDArray[np.float64] = np.rint(drawn * (lengths.mean / drawn.mean()))
+    return np.maximum(whole, 1).astype(np.int64)

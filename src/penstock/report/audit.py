@@ -17,8 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from penstock.plan.audit import Audit
-from penstock.plan.claim import Claim
+from penstock.plan.audit.claim import Claim
+from penstock.plan.audit.verdict import Audit
 from penstock.record.sentences import number
 from penstock.report import html, look
 from penstock.report.compare import paragraph

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
-from penstock.plan.audit import Audit
-from penstock.plan.judge import Judged
+from penstock.plan.audit.judge import Judged
+from penstock.plan.audit.verdict import Audit
 from penstock.report import look
 from penstock.report.look import Chart
 
 _LABEL = 0.2  # width of a label, as a share of the axis
 _COLOURS = {"claimed": look.WARN[0], "ceiling": look.INK[0], "measured": look.ACCENT[0]}
+# Where a label stands beside its dot, and how far from it.
+_SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 10), ("right", -10))
 
 
 def standing(made: Audit, width: int, height: int) -> Chart | None:
@@ -61,7 +63,7 @@ def standing(made: Audit, width: int, height: int) -> Chart | None:
                 base.transform_filter(f"datum.side == '{side}'")
                 .mark_text(dx=dx, align=side, fontSize=11)
                 .encode(x=x, text="label:N")
-                for side, dx in (("left", 10), ("right", -10))
+                for side, dx in _SIDES
             ),
             title="dashed: the claim",
         ),

@@ -63,7 +63,7 @@ def limits(answer: Answer, width: int, height: int) -> Chart:
         for fleet in answer.fleets
         for what, share in _shares(answer, fleet).items()
     ]
-    kinds = list(dict.fromkeys(row["what"] for row in rows))
+    kinds = list(dict.fromkeys(str(row["what"]) for row in rows))
     shapes = alt.Legend(orient="top", labelColor=_INK, symbolFillColor=_INK, symbolStrokeColor=_INK)
     base = alt.Chart(look.data(rows)).encode(
         x=alt.X("x:Q", title=None, scale=alt.Scale(domain=[0, 105], nice=False)),

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from penstock.plan.audit import Audit
-from penstock.plan.claim import Claim
-from penstock.plan.judge import Judged
+from penstock.plan.audit.claim import Claim
+from penstock.plan.audit.judge import Judged
+from penstock.plan.audit.verdict import Audit
 
 
 def facts(made: Audit) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.plan.claim import Claim, Sized
-from penstock.plan.evidence import usual_kv
-from penstock.plan.measured import Measured, points
-from penstock.plan.reading import MOST_GAINED, Reading, ordinary
+from penstock.plan.audit.claim import Claim, Sized
+from penstock.plan.audit.evidence import usual_kv
+from penstock.plan.audit.measured import Measured, points
+from penstock.plan.audit.reading import MOST_GAINED, Reading, ordinary
 from penstock.predict.architecture import BYTES, Architecture
 from penstock.predict.sheet import Device, devices
 
@@ -78,7 +78,7 @@ def most(claim: Claim, *sheets: Path) -> list[Most]:
 @cache
 def reported() -> dict[str, Reported]:
     """Published gains, by technique."""
-    text = files("penstock.plan").joinpath("data", "gains.toml").read_text(encoding="utf-8")
+    text = files("penstock.plan.audit").joinpath("data", "gains.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), dict[str, Reported])
 
 

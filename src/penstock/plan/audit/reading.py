@@ -16,7 +16,7 @@ from functools import cache
 
 import msgspec
 
-from penstock.plan.claim import Phase, Sized, Whose
+from penstock.plan.audit.claim import Phase, Sized, Whose
 from penstock.predict.architecture import BYTES, Architecture
 from penstock.predict.sheet import Device, devices
 

@@ -13,9 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from penstock.plan.claim import Baseline, Claim, Phase, Sized, Whose, rate
-from penstock.plan.evidence import usual_kv
-from penstock.plan.reading import MOST_GAINED, Reading
+from penstock.plan.audit.claim import Baseline, Claim, Phase, Sized, Whose, rate
+from penstock.plan.audit.evidence import usual_kv
+from penstock.plan.audit.reading import MOST_GAINED, Reading
 from penstock.predict.architecture import BYTES, Architecture
 from penstock.predict.sheet import Device, devices
 

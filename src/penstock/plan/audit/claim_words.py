@@ -144,12 +144,12 @@ def hardware_in(words: Words, *sheets: Path) -> Hardware:
 
 def model_in(words: Words) -> Model:
     """The first model named: a bundled one, a family's size, or a size alone."""
-    for match in re.finditer(r"\b[\w.-]+/[\w.-]*\d[\w.-]*", words.left):
+    for path in re.finditer(r"\b[\w.-]+/[\w.-]*\d[\w.-]*", words.left):
         try:
-            name = architecture(match[0]).name
+            name = architecture(path[0]).name
         except ValueError:
             continue
-        words.take(re.escape(match[0]))
+        words.take(re.escape(path[0]))
         return Model(name)
     for pattern, name in _models().items():
         if words.take(rf"\b{pattern}(?:[\s-](?:instruct|chat|it)\b)?"):

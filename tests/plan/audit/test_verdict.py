@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.plan.audit import audit
-from penstock.plan.audit_facts import facts
-from penstock.plan.blanks import readings
-from penstock.plan.claim import Baseline, Claim
-from penstock.plan.claim_text import parse
-from penstock.plan.evidence import evidence, reading_of
-from penstock.plan.judge import judge
-from penstock.plan.measured import points
-from penstock.plan.reading import MOST_GAINED, ordinary, sure
+from penstock.plan.audit.blanks import readings
+from penstock.plan.audit.claim import Baseline, Claim
+from penstock.plan.audit.claim_text import parse
+from penstock.plan.audit.evidence import evidence, reading_of
+from penstock.plan.audit.facts import facts
+from penstock.plan.audit.judge import judge
+from penstock.plan.audit.measured import points
+from penstock.plan.audit.reading import MOST_GAINED, ordinary, sure
+from penstock.plan.audit.verdict import audit
 
 CLAIMS = tomllib.loads((Path(__file__).parent / "claims.toml").read_text())["claim"]
 ON_H200 = Claim(

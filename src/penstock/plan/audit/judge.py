@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.plan.evidence import MARGIN, Evidence, evidence
-from penstock.plan.reading import (
+from penstock.plan.audit.evidence import MARGIN, Evidence, evidence
+from penstock.plan.audit.reading import (
     MOST_GAINED,
     Ceiling,
     Reading,

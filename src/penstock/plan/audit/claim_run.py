@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.plan.claim import Claim, checked
-from penstock.plan.claim_words import Words, format_in, hardware_in, model_in
+from penstock.plan.audit.claim import Claim, checked
+from penstock.plan.audit.claim_words import Words, format_in, hardware_in, model_in
 from penstock.record.run import load
 from penstock.record.sentences import claimable, load_name
 from penstock.record.summary import summarise

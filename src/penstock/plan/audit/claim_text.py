@@ -1,7 +1,7 @@
 """A claim from free text, for the forms in which such figures are usually given.
 
 What is not understood stays unknown, and the audit asks for it. For certainty
-write the claim as a file (see `plan/claim.py`).
+write the claim as a file (see `plan/audit/claim.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.plan.claim import Baseline, Claim, Technique, Whose, checked
-from penstock.plan.claim_words import (
+from penstock.plan.audit.claim import Baseline, Claim, Technique, Whose, checked
+from penstock.plan.audit.claim_words import (
     NUMBER,
     Words,
     bits_in,

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.plan import claim as claims
-from penstock.plan import claim_run
-from penstock.plan.claim import rate
-from penstock.plan.claim_text import parse
+from penstock.plan.audit import claim as claims
+from penstock.plan.audit import claim_run
+from penstock.plan.audit.claim import rate
+from penstock.plan.audit.claim_text import parse
 from penstock.record.run import save
 from tests.record.simulated import closed_point, run_of
 

@@ -48,6 +48,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 @cache
 def points() -> tuple[Measured, ...]:
     """All points of the shipped table."""
-    text = files("penstock.plan").joinpath("data", "measured.csv").read_text(encoding="utf-8")
+    text = files("penstock.plan.audit").joinpath("data", "measured.csv").read_text(encoding="utf-8")
     rows = ({k: v or None for k, v in row.items()} for row in csv.DictReader(text.splitlines()))
     return tuple(msgspec.convert(row, Measured, strict=False) for row in rows)

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from penstock.plan.claim import Claim, rate
-from penstock.plan.measured import Measured, points
-from penstock.plan.reading import Reading, ordinary
+from penstock.plan.audit.claim import Claim, rate
+from penstock.plan.audit.measured import Measured, points
+from penstock.plan.audit.reading import Reading, ordinary
 from penstock.predict.architecture import BYTES, architecture
 from penstock.predict.sheet import device
 

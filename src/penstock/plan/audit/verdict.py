@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.plan import blanks, gain
-from penstock.plan.claim import Claim, rate
-from penstock.plan.evidence import Near, around
-from penstock.plan.judge import RANK, Judged, Verdict, judge, required, said
+from penstock.plan.audit import blanks, gain
+from penstock.plan.audit.claim import Claim, rate
+from penstock.plan.audit.evidence import Near, around
+from penstock.plan.audit.judge import RANK, Judged, Verdict, judge, required, said
 from penstock.predict.sheet import Device
 from penstock.record.sentences import number
 

@@ -1,0 +1,1 @@
+"""Whether a claimed speed can be: the claim, its readings, the evidence, the verdict."""
