@@ -21,6 +21,7 @@ from penstock.report import png, terminal
 from readme_audit import audited
 from readme_meter import meter
 from readme_peers import peers
+from readme_planner import planner
 from readme_prediction import kernels as efficiencies
 from readme_prediction import predicted, simulated
 from readme_simulator import routing, speed, split
@@ -158,6 +159,7 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     text = fill(text, "batching", batching(results["batching_gain"]))
     text = fill(text, "peers", peers(results["engine_peers"]))
     text = fill(text, "meter", meter(results["meter_truth"], results["meter_ceiling"]))
+    text = fill(text, "planner", planner(results))
     text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
     (ROOT / "README.md").write_text(text)
     kernels = ROOT / "docs/kernels.md"
