@@ -30,7 +30,7 @@ from penstock.record import metrics
 from penstock.record.run import Point, Role, Run
 from penstock.record.slo import Slo
 from penstock.record.stats import Interval
-from penstock.record.steady import steady_window
+from penstock.record.steady import warm_ns
 
 SHARE = 0.99  # of requests that must meet a limit which names no quantile
 CONFIDENCE = 0.95
@@ -99,12 +99,13 @@ def capacity_of(run: Run) -> dict[str, Any] | None:
 
 
 def trial_of(point: Point, slos: Sequence[Slo]) -> Trial:
-    """Count the misses among the requests scheduled inside the window of an operating point.
+    """Count the misses among the requests that were wanted after the warm-up.
 
-    Errors and requests that were cut miss every limit.
+    All of them: the steady window is found by how little it varies, and leaves
+    out with a restless start the very misses that are to be counted. Errors
+    and requests that were cut miss every limit.
     """
-    window = steady_window(point)
-    wanted = metrics.scheduled_in(point.records, window.start_ns, window.end_ns)
+    wanted = metrics.scheduled_in(point.records, warm_ns(point), point.stop_ns)
     together: dict[float, list[Slo]] = {}
     for slo in slos:
         together.setdefault(slo.quantile or SHARE, []).append(slo)
@@ -161,8 +162,11 @@ def _estimate(trials: Sequence[Trial], share: float) -> Capacity:
 def _fit(x: Vector, count: Vector, events: Vector) -> tuple[Vector, Vector]:
     """Logistic regression by iterated least squares: coefficients and their covariance.
 
-    The covariance carries the overdispersion, Pearson's chi squared over its
-    degrees of freedom, where that is above one.
+    The covariance carries the overdispersion where that is above one: the mean
+    of Pearson's squared residuals, each as it would be had its trial been left
+    out of the fit, 1/(1 - leverage) times as large (MacKinnon & White, J.
+    Econometrics 29 (1985)). Chi squared over its degrees of freedom is too
+    small for so few trials: nine in ten of its 95 % intervals held the truth.
     """
     share = events / count
     eta: Vector = np.log(share / (1 - share))
@@ -181,9 +185,10 @@ def _fit(x: Vector, count: Vector, events: Vector) -> tuple[Vector, Vector]:
     mean = 1 / (1 + np.exp(-eta))
     weight = count * mean * (1 - mean)
     information = x.T @ (weight[:, None] * x)
-    chi2 = float((((events - count * mean) ** 2) / weight).sum())
-    dispersion = max(1.0, chi2 / (len(count) - x.shape[1]))
-    return coefficients, np.linalg.inv(information) * dispersion
+    inverse: Vector = np.linalg.inv(information).astype(np.float64)
+    leverage = weight * np.einsum("ij,jk,ik->i", x, inverse, x)
+    left_out = (events - count * mean) ** 2 / weight / (1 - leverage) ** 2
+    return coefficients, inverse * max(1.0, float(left_out.mean()))
 
 
 def _crossing(

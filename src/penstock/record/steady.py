@@ -81,6 +81,12 @@ def steady_window(point: Point) -> Window:
     )
 
 
+def warm_ns(point: Point) -> int:
+    """When as many requests have ended as belong to the warm-up; the start if fewer have."""
+    ends = _ends(point)
+    return ends[point.warmup - 1] if 0 < point.warmup <= len(ends) else point.start_ns
+
+
 def _ends(point: Point) -> list[int]:
     """When each request was over, with the last of its choices, in that order."""
     each = ([r.end_ns for r in choices] for choices in metrics.requests(point.records))
