@@ -202,7 +202,7 @@ class Crew:
     def _take(self, worker: _Worker, news: News) -> None:
         match news:
             case Ready():
-                self._drive.realtime = news.realtime
+                self._drive.realtime, self._drive.together = news.realtime, news.together
                 worker.ready.set()
             case Began():
                 out = worker.outs[news.number]

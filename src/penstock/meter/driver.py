@@ -82,6 +82,7 @@ class Drive:
         self.limits = limits
         self.workers = 0  # beside this process
         self.realtime = False  # whether the kernel lets them run before other processes
+        self.together = False  # whether they read all sockets at once, in C
         self.records: list[Record] = []
         self.caveats: Counter[str] = Counter()
         self.missing: list[str] = []

@@ -78,6 +78,7 @@ class Ready(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """Connections stand, as far as they can."""
 
     realtime: bool  # runs before other processes
+    together: bool  # reads all sockets at once, in C
 
 
 class Began(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -69,7 +69,9 @@ def _processes(drive: Drive, info: TargetInfo) -> str:
     if not drive.workers:
         return f"in the engine's process {where}"
     many = "one sending process" if drive.workers == 1 else f"{drive.workers} sending processes"
-    return f"{many}, real-time {where}" if drive.realtime else f"{many} {where}"
+    many += ", real-time" if drive.realtime else ""
+    many += "" if drive.together else ", sockets read one by one"
+    return f"{many} {where}"
 
 
 def _notes(drive: Drive) -> Iterator[str]:

@@ -58,6 +58,7 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._loop = TightLoop()
         self._driver = _Driver(self._loop, sock)
+        self._arrivals = Arrivals.of(self._loop)
         self._queue: deque[Deal] = deque()
         self._calls: dict[int, Call] = {}
         self._ended: deque[Ended] = deque()  # and not told yet
@@ -80,7 +81,7 @@ class Worker:
         match order:
             case Setup():
                 self._setup = order
-                self._connections = Connections(self._loop, order.origin, Arrivals.of(self._loop))
+                self._connections = Connections(self._loop, order.origin, self._arrivals)
                 self._warm_up(monotonic_ns() + _READY_NS)
             case Deal():
                 self._queue.append(order)
@@ -108,7 +109,7 @@ class Worker:
         connections = self._connections
         missing = (self._setup.slots or 0) - len(connections.idle) - connections.opening
         if not (missing or connections.opening) or connections.refused or monotonic_ns() > until_ns:
-            self._driver.tell(Ready(_before_others()))
+            self._driver.tell(Ready(_before_others(), self._arrivals is not None))
             return
         connections.open_ahead(min(missing, _OPENING - connections.opening))
         self._loop.call_later(0.001, self._warm_up, until_ns)

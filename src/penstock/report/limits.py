@@ -17,7 +17,7 @@ from penstock.plan.whatif import Prediction
 from penstock.report import html, look
 from penstock.report.compare import paragraph
 from penstock.report.figures import ceilings
-from penstock.report.table import figure
+from penstock.report.table import duration, figure
 
 COLUMNS = ("at most", "each", "binds", "usually", "each", "mostly")
 USUAL = (
@@ -90,8 +90,8 @@ def sentences(found: Limits) -> Iterator[str]:
         )
     )
     yield (
-        f"A prompt of {found.prompt:,} tokens takes at least {first.seconds * 1000:,.3g} ms, "
-        f"usually {first.usually_s * 1000:,.3g}: at most {figure(first.tokens_per_s)} prompt "
+        f"A prompt of {found.prompt:,} tokens takes at least {duration(first.seconds)}, "
+        f"usually {duration(first.usually_s)}: at most {figure(first.tokens_per_s)} prompt "
         f"tokens/s; what binds is {_named(first.binds)}{reach}."
     )
 

@@ -68,13 +68,6 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             return float(self.prompt or 0)
         return (self.prompt or 0) + (self.output or 0) / 2
 
-    @property
-    def system_rate(self) -> float:
-        """The rate of all users and devices together, where `whose` is a user's with a batch."""
-        if self.whose == "user":
-            return self.rate * self.sequences(self.kv)
-        return self.rate * (self.devices if self.whose == "device" else 1)
-
     def fits(self, kv: str) -> float:
         """Sequences whose K and V the devices hold beside the weights; infinite for no context."""
         room = self.devices * self.device.memory_bytes - self.model.weight_bytes(self.precision)
