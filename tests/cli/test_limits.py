@@ -21,7 +21,7 @@ def test_limits_say_what_binds_and_how_many_fit():
     said = penstock("limits", "llama-3.1-8b", "--on", "h100", "--prompt", 1000, "--output", 200)
     assert "a user gets at most 221 tokens/s" in said
     assert "what binds is reading the weights" in said
-    assert "at most 379 sequences" in said
+    assert "at most 410 sequences" in said
     assert "Decoding alone" in said
 
 
@@ -113,7 +113,7 @@ def test_all_hardware_is_drawn(tmp_path):
 
 def test_a_shown_sheet_can_be_changed_and_used(tmp_path):
     shown = CliRunner().invoke(app, ["hardware", "show", "h100", "--toml"]).output
-    assert tomllib.loads(shown)["h100"]["memory_bytes"] == 80e9
+    assert tomllib.loads(shown)["h100"]["memory_bytes"] == 84.94e9
     path = tmp_path / "mine.toml"
     path.write_text(shown.replace("read_bytes_per_s = 3.35e+12", "read_bytes_per_s = 6.7e+12"))
     arguments = ("limits", "llama-3.1-8b", "--batch", 1, "--json", "--on")

@@ -127,7 +127,7 @@ def test_ceilings_scale_with_the_rate_that_binds_and_no_other(factor):
     before = Ceiling(ONE).seconds(step)
     assert scaled("read_bytes_per_s", 3.35e12 * factor) == pytest.approx(before / factor)
     assert scaled("flops", {"bf16": 989e12 * factor}) == before
-    assert scaled("memory_bytes", 80e9 * factor) == before
+    assert scaled("memory_bytes", 84.94e9 * factor) == before
 
 
 def test_batches_double_and_end_at_the_largest():

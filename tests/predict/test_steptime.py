@@ -126,6 +126,11 @@ def test_the_pool_is_what_memory_leaves():
     assert two.kv_tokens() > 2 * deployment.kv_tokens()
 
 
+def test_the_pool_is_what_a_server_had():
+    # vLLM 0.19 told 41,408 tokens (casys-kaist/LLMServingSim). "24 GB" would make 33,000.
+    assert Deployment(LLAMA, device("rtx-4090")).kv_tokens() == pytest.approx(41_408, rel=0.02)
+
+
 def test_what_cannot_be_is_refused_with_numbers():
     with pytest.raises(ValueError, match=r"puts 1\d\d\.\d GB of weights on each of 1 .* take more"):
         Deployment(architecture("llama-3.1-70b"), H100).kv_tokens()

@@ -57,7 +57,8 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device's sheet. What nobody published is absent (None, or no entry in `flops`).
 
-    `memory_bytes` is what it holds, `read_bytes_per_s` its memory's peak rate.
+    `memory_bytes` is what programs may take of its memory, `read_bytes_per_s` that memory's
+    peak rate.
     `flops` maps a precision to *dense* operations per second with
     accumulation in 32 bits; figures "with sparsity" are twice as large and
     have no place here. `link_bytes_per_s` is one device's rate to others of
