@@ -166,7 +166,6 @@ class Architecture(msgspec.Struct, frozen=True, dict=True):
         """Bytes of the activations that one step sums over the devices of a tensor-parallel group.
 
         Twice a layer, after attention and after the feed-forward, in 16 bits.
-        A ring moves 2 (tp - 1) / tp times as much over each device's link.
         """
         return 2 * self.depth * self.tensor_bytes(tokens)
 

@@ -191,8 +191,8 @@ def _communication(d: Deployment) -> tuple[float, float]:
             "take fewer, or give link_bytes_per_s or network_bytes_per_s in a sheet of your own."
         )
     tensor = d.model.tensor_bytes(1)
-    # A ring all-reduce moves 2 (n - 1) / n of the data over each link, twice a layer.
-    moved = 2 * d.model.depth * tensor * 2 * (d.tp - 1) / d.tp
+    # A ring all-reduce moves 2 (n - 1) / n of the data over each link.
+    moved = d.model.allreduce_bytes(1) * 2 * (d.tp - 1) / d.tp
     collectives = 2.0 * d.model.depth if d.tp > 1 else 0.0
     if d.dp > 1:
         # Tokens travel to their experts and back, to each group that holds one of them.
