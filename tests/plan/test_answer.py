@@ -1,23 +1,26 @@
 """What a plan says: hand arithmetic, honest ends, and when to leave a technique alone."""
 
 import math
+from io import StringIO
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from penstock.plan import advice, fleetfile
 from penstock.plan.answer import answer
 from penstock.plan.api import parse_api
 from penstock.plan.basis import Steps
 from penstock.plan.curve import day_of
-from penstock.plan.models import plan_all
+from penstock.plan.models import Plans, plan_all
 from penstock.plan.options import NoFleet, options
 from penstock.plan.replay import Replayed, Replays
 from penstock.plan.search import Sized
 from penstock.predict import stepfile
 from penstock.predict.stepfile import Named, Parameters, StepFile
 from penstock.predict.steptime import Efficiencies, Overheads
+from penstock.report import plan as report
 from penstock.simulate.fleet import read_fleet
 from penstock.simulate.machine import machine
 from tests.plan.asked import brief, question
@@ -83,6 +86,20 @@ def test_the_three_ends(made):
     assert "prompts beyond" in change
     low, high = found.interval.replicas
     assert low <= best.replicas <= high
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_narrow_terminal_wraps_names_but_no_figures(made, width):
+    longest = "8 × rtx-pro-6000, fp8, experts on 8, split"
+    fleets = [msgspec.structs.replace(fleet, name=longest) for fleet in made[1].fleets]
+    console = Console(file=StringIO(), width=width)
+    shown = msgspec.structs.replace(made[1], fleets=fleets)
+    report.show(Plans(answers=[shown], unserved={}, beside=[]), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for fleet in fleets:
+        figures = " ".join(" ".join(report.cells(fleet)).split())
+        assert any(" ".join(line.split()).endswith(figures) for line in lines)
 
 
 def test_an_api_and_the_day(made):

@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 import vl_convert as vlc
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +73,7 @@ def _show(answer: Answer, console: Console) -> None:
     paragraph(console, question(answer), "cyan")
     paragraph(console, choice(answer), "bold")
     console.print()
-    console.print(_table(answer))
+    console.print(Padding(_table(answer), (0, 0, 0, 2)))
     console.print()
     for sentence in sentences(answer):
         paragraph(console, sentence)
@@ -185,11 +186,11 @@ def sentences(answer: Answer) -> Iterator[str]:
 
 def _table(answer: Answer) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="bold")
-    grid.add_column(Text("  Fleets", "cyan"), no_wrap=True)
+    grid.add_column(Text("Fleets", "cyan"))  # of a narrow terminal's columns, the one that wraps
     for name in (*HEAD, *(slo.partition("<")[0] for slo in answer.slo)):
-        grid.add_column(name, justify="right")
+        grid.add_column(name, justify="right", no_wrap=True)
     for fleet in answer.fleets:
-        grid.add_row(f"  {fleet.name}", *cells(fleet))
+        grid.add_row(fleet.name, *cells(fleet))
     return grid
 
 
