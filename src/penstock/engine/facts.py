@@ -70,6 +70,7 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
             f"kv_tokens={tokens} is less than one page of {options.page_size} tokens; raise it."
         )
     name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    weights = decoder.kernels.weights
     return ModelFacts(
         name=model,
         architecture=config.architecture,
@@ -82,8 +83,8 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
         kv_bytes_per_token=per_token,
         dtype=name,
-        precision=name if options.weights == "plain" else f"{options.weights} weights, else {name}",
-        compute=name if options.weights == "plain" else "int8",
+        precision=name if weights == "plain" else f"{weights} weights, else {name}",
+        compute=name if weights == "plain" else "int8",
         kv_dtype=name if options.kv == "plain" else options.kv,
         device=str(decoder.device),
         threads=torch.get_num_threads(),

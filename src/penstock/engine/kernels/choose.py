@@ -33,15 +33,25 @@ def choose(
 ) -> Kernels:
     """The fastest kernels that can serve the model, or the ones asked for.
 
+    A checkpoint of integers is multiplied as such where the native kernels run, and
+    turned back into `dtype` elsewhere, unless its own format is asked for as `weights`.
     Says once in the log why the native ones are not taken where one would expect
     them. Raises `ValueError` if they were asked for, or `deterministic`, and cannot
-    be had.
+    be had, or for `weights` other than the checkpoint's integers.
     """
+    held = config.quantization
+    if held is not None and weights not in ("plain", held.form):
+        raise ValueError(
+            f"weights={weights} cannot be made of this checkpoint's {held.form}; leave it out, or "
+            "give the checkpoint that it was made from."
+        )
     if kernels == "torch":
         lacking: str | None = "kernels=torch was asked for"
     else:
         lacking = _lacking(config, dtype, torch.device(device), page_size)
     if lacking is None:
+        if held is not None:
+            return NativeKernels(held.form, kv)
         return NativeKernels("bf16" if weights == "plain" else weights, kv)
     if deterministic:
         raise ValueError(
@@ -53,6 +63,9 @@ def choose(
             raise ValueError(f"kernels=native cannot serve this model here: {lacking}.")
         if dtype == torch.bfloat16 and torch.device(device).type == "cpu":
             log.warning("Slower kernels, those of PyTorch: %s.", lacking)
+    if held is not None and weights == "plain":
+        called = str(dtype).removeprefix("torch.")
+        log.warning("The checkpoint's %s weights become %s: %s.", held.form, called, lacking)
     if weights != "plain":
         log.warning("weights=%s without native kernels: slower than without it.", weights)
     return PlainKernels(dtype, weights, kv)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.kernels.whole import Whole
 
 # oneDNN picks a packed layout for a number of rows. The one for 32 also serves
 # every other number as it is; the one for 1 would be reordered at each call.
@@ -56,14 +57,23 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """As `Linear`, in fp32 or bf16, on any device."""
+    """As `Linear`, in fp32 or bf16, on any device.
+
+    Of a checkpoint that holds integers, `whole` has them, and `weight` only a shape
+    and a precision until `restore`.
+    """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, norm: RMSNorm | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        norm: RMSNorm | None = None,
+        whole: Whole | None = None,
     ) -> None:
         self.weight = weight
         self.bias = bias
         self.norm = norm
+        self.whole = whole
         self._packed = weight
 
     @property
@@ -85,6 +95,12 @@ class PlainLinear:
     def nbytes(self) -> int:
         """As `Linear.nbytes`."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def restore(self) -> None:
+        """Turn integers, where there are any, back into weights of this precision."""
+        if self.whole is not None:
+            self.weight = self._packed = self.whole.floats().to(self.weight.dtype)
+            self.whole = None
 
     def pack(self, *, keep_rows: bool = False) -> None:
         """Bring the weights into the layout this machine multiplies fastest.

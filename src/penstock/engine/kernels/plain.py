@@ -94,7 +94,7 @@ class PlainKernels:
         self.stream = dtype
         self.pages: Storage = Int8Pages if kv == "int8" else PlainPages
         self.draw: Draw = draw_plainly
-        self._weights = weights
+        self.weights = weights
 
     def threads(self, count: int) -> None:
         """Compute with `count` threads from now on."""
@@ -102,15 +102,16 @@ class PlainKernels:
 
     def linear(self, plain: PlainLinear, *, gated: bool = False) -> PlainLinear:
         """As `Kernels.linear`."""
-        if self._weights != "plain":
-            return QuantizedLinear(plain, 8 if self._weights == "int8" else 4)
+        if self.weights != "plain":
+            return QuantizedLinear(plain, 8 if self.weights == "int8" else 4)
+        plain.restore()
         plain.pack()
         return plain
 
     def tables(self, embedding: PlainLinear, head: PlainLinear) -> tuple[PlainLinear, PlainLinear]:
         """As `Kernels.tables`. The head is int8 where others are int4: it loses most."""
         tied = embedding is head
-        if self._weights != "plain":
+        if self.weights != "plain":
             head = QuantizedLinear(head, 8)
             return head if tied else embedding, head
         head.pack(keep_rows=tied)

@@ -32,24 +32,27 @@ def balance(largest: Tensor, norm: Tensor) -> Tensor:
 class QuantizedLinear(PlainLinear):
     """As `Linear`, with weights in int8 (a scale each output) or int4 (each `GROUP` inputs).
 
-    Rows are quantized to int8 by their own scale. All scales are symmetric.
+    Rows are quantized to int8 by their own scale. All scales are symmetric. What a
+    checkpoint holds as integers is taken as it is.
     """
 
     def __init__(self, plain: PlainLinear, bits: int) -> None:
         super().__init__(plain.weight, plain.bias, plain.norm)
-        weight = plain.weight.float()
         self._balance: Tensor | None = None
-        if plain.norm is not None:
-            self._balance = balance(weight.abs().amax(0), plain.norm.weight)
-            weight = weight * self._balance
-            self.norm = RMSNorm(plain.norm.weight.float() / self._balance, plain.norm.eps)
-        group = GROUP if bits == 4 else self.inputs
-        wide = torch.nn.functional.pad(weight, (0, -self.inputs % group))
-        groups = wide.view(len(wide), -1, group)
-        scale = _scale_int4(groups) if bits == 4 else groups.abs().amax(-1, keepdim=True) / 127
-        self._scale = scale  # [outputs, groups, 1]
-        low, high = (-8, 7) if bits == 4 else (-127, 127)
-        self._whole = (groups / scale).nan_to_num_(0).round_().clamp_(low, high).to(torch.int8)
+        if plain.whole is not None:
+            self._scale = plain.whole.scale[..., None]  # [outputs, groups, 1]
+            self._whole = plain.whole.whole.view(*plain.whole.scale.shape, -1)
+        else:
+            weight = plain.weight.float()
+            if plain.norm is not None:
+                self._balance = balance(weight.abs().amax(0), plain.norm.weight)
+                weight = weight * self._balance
+                self.norm = RMSNorm(plain.norm.weight.float() / self._balance, plain.norm.eps)
+            group = GROUP if bits == 4 else self.inputs
+            wide = torch.nn.functional.pad(weight, (0, -self.inputs % group))
+            groups = wide.view(len(wide), -1, group)
+            self._scale = scales(groups, bits)
+            self._whole = rounded(groups, self._scale, bits)
         self._bits = bits
         self._dtype = plain.weight.dtype
         # Its shape alone: nothing here holds on to the weights themselves.
@@ -77,21 +80,32 @@ class QuantizedLinear(PlainLinear):
         return (out if self.bias is None else out + self.bias.float()).to(h.dtype)
 
 
-def _scale_int4(groups: Tensor) -> Tensor:
-    """The scale of each group [..., 1].
+def scales(groups: Tensor, bits: int) -> Tensor:
+    """The scale of each group of weights, fp32 [..., inputs] to [..., 1].
 
-    Its extreme weight is -8 of it, or is cut off where a smaller scale serves the
-    others better: the least squared error of eight decides.
+    In int8 the largest magnitude is 127 of it. In int4 the extreme weight is -8
+    of it, or is cut off where a smaller scale serves the others better: the least
+    squared error of eight decides.
     """
-    edge = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8
-    tried = torch.stack([edge * (1 - 0.05 * i) for i in range(8)])
+    if bits == 8:
+        return groups.abs().amax(-1, keepdim=True) / 127
+    tried = candidates(groups)
     errors = torch.stack(
-        [
-            (groups - scale * (groups / scale).round_().clamp_(-8, 7)).square_().sum(-1, True)
-            for scale in tried
-        ]
+        [(groups - scale * rounded(groups, scale, bits)).square_().sum(-1, True) for scale in tried]
     )
-    return tried.gather(0, errors.nan_to_num_(0).argmin(0, keepdim=True))[0]
+    return tried.gather(0, errors.argmin(0, keepdim=True))[0]
+
+
+def candidates(groups: Tensor) -> Tensor:
+    """The scales that are tried for each group of int4 weights: [8, ..., 1]."""
+    edge = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8
+    return torch.stack([edge * (1 - 0.05 * i) for i in range(8)])
+
+
+def rounded(groups: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The integers nearest to the weights in units of `scale`, in int8; 0 where that is 0."""
+    low, high = (-8, 7) if bits == 4 else (-127, 127)
+    return (groups / scale).nan_to_num_(0).round_().clamp_(low, high).to(torch.int8)
 
 
 def quantize_slots(kv: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,11 @@ ARCHITECTURES = {
 }
 
 
+# In config.json: the sizes of each layer where they differ, which no public format has a
+# word for. transformers passes over it and refuses the weights for their shapes.
+LAYERS = "penstock_layers"
+
+
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Rotary embedding: base frequency and how it is stretched to longer contexts.
 
@@ -72,6 +77,18 @@ class LayerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"sliding_window={self.window} must be at least 1, or null.")
 
 
+class Quantization(msgspec.Struct, frozen=True):
+    """Integers that stand for the weights of every layer; norms, embedding and head have none."""
+
+    bits: Literal[4, 8]
+    group: int | None  # inputs that share a scale; None: all of an output
+
+    @property
+    def form(self) -> Literal["int8", "int4"]:
+        """As the engine calls it."""
+        return "int4" if self.bits == 4 else "int8"
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder-only transformer, one `LayerConfig` per layer."""
 
@@ -86,6 +103,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     checkpoint_dtype: str | None  # precision the weights were saved in, where the config says
+    quantization: Quantization | None = None
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
@@ -115,6 +133,7 @@ def from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | None = No
     _refuse_unsupported(config)
     eos = (generation or {}).get("eos_token_id")
     eos = config.get("eos_token_id") if eos is None else eos
+    layers = _layers(config, family)
     return ModelConfig(
         architecture=family,
         vocab_size=_need(config, "vocab_size"),
@@ -122,11 +141,12 @@ def from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | None = No
         max_positions=_need(config, "max_position_embeddings"),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         rope=_rope(config),
-        layers=_layers(config, family),
+        layers=layers,
         tied_embeddings=config.get("tie_word_embeddings", False),
         bos_token_id=config.get("bos_token_id"),
         eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
         checkpoint_dtype=config.get("dtype") or config.get("torch_dtype"),
+        quantization=_quantization(config, layers),
     )
 
 
@@ -151,12 +171,45 @@ def _need(config: Mapping[str, Any], field: str) -> Any:
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if (act := config.get("hidden_act", "silu")) != "silu":
         raise ValueError(f"hidden_act={act!r} is not supported; this engine computes 'silu'.")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown")
-        raise ValueError(
-            f"quantization_config.quant_method={method!r} is not supported; "
-            "give a checkpoint in fp32, fp16 or bf16."
-        )
+
+
+def _quantization(
+    config: Mapping[str, Any], layers: tuple[LayerConfig, ...]
+) -> Quantization | None:
+    """Read "pack-quantized" of compressed-tensors, the symmetric integers that our kernels take."""
+    if not (given := config.get("quantization_config")):
+        return None
+    remedy = "give a checkpoint in fp32, fp16 or bf16, or one made by penstock compress"
+
+    def need(field: str, value: Any, *wanted: Any) -> Any:
+        if value not in wanted:
+            raise ValueError(f"quantization_config.{field}={value!r} is not supported; {remedy}.")
+        return value
+
+    need("quant_method", given.get("quant_method"), "compressed-tensors")
+    need("format", given.get("format"), "pack-quantized")
+    groups = list((given.get("config_groups") or {}).values())
+    need("config_groups: their number", len(groups), 1)
+    need("targets", groups[0].get("targets"), ["Linear"])
+    need("ignore", given.get("ignore"), ["lm_head"])
+    need("input_activations", groups[0].get("input_activations"), None)
+    weights = groups[0].get("weights") or {}
+    need("weights.type", weights.get("type"), "int")
+    need("weights.symmetric", weights.get("symmetric"), True)
+    need("weights.actorder", weights.get("actorder"), None, "static", "weight")
+    bits = need("weights.num_bits", weights.get("num_bits"), 4, 8)
+    strategies = ("group", "channel") if bits == 4 else ("channel",)
+    if need("weights.strategy", weights.get("strategy"), *strategies) == "channel":
+        return Quantization(bits, None)
+    group = weights.get("group_size")
+    heads = {layer.heads * layer.head_dim for layer in layers}
+    for inputs in {config["hidden_size"], *heads, *(layer.ffn_size for layer in layers)}:
+        if not isinstance(group, int) or group < 1 or inputs % group:
+            raise ValueError(
+                f"quantization_config.weights.group_size={group} must divide {inputs}, the inputs "
+                "of a matrix."
+            )
+    return Quantization(bits, group)
 
 
 def _rope(config: Mapping[str, Any]) -> RopeConfig:
@@ -206,7 +259,28 @@ def _layers(config: Mapping[str, Any], family: str) -> tuple[LayerConfig, ...]:
         qk_norm=family == "qwen3",
     )
     windows = _windows(config, family, _need(config, "num_hidden_layers"))
-    return tuple(msgspec.structs.replace(layer, window=window) for window in windows)
+    shapes = _own_shapes(config, len(windows))
+    return tuple(
+        msgspec.structs.replace(layer, window=window, **own)
+        for window, own in zip(windows, shapes, strict=True)
+    )
+
+
+def _own_shapes(config: Mapping[str, Any], count: int) -> list[dict[str, int]]:
+    """What each layer of a model pruned unevenly has of its own."""
+    given = config.get(LAYERS)
+    if given is None:
+        return [{}] * count
+    named = {
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "intermediate_size": "ffn_size",
+    }
+    if len(given) != count or any(set(own) != set(named) for own in given):
+        raise ValueError(
+            f"{LAYERS} must give {', '.join(named)} for each of num_hidden_layers={count} layers."
+        )
+    return [{named[field]: value for field, value in own.items()} for own in given]
 
 
 def _windows(config: Mapping[str, Any], family: str, count: int) -> list[int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Kernels(Protocol):
     @property
     def stream(self) -> torch.dtype:
         """The precision of what runs between layers."""
+
+    @property
+    def weights(self) -> Literal["plain", "int8", "int4"]:
+        """The format that layers are multiplied in; plain: that of the stream or less."""
 
     @property
     def pages(self) -> Storage:

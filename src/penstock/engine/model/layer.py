@@ -7,6 +7,7 @@ from torch import Tensor
 
 from penstock.engine.kernels.linear import Linear, PlainLinear
 from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.kernels.whole import Whole
 from penstock.engine.model.config import LayerConfig, ModelConfig
 
 
@@ -31,7 +32,12 @@ class Layer:
             return RMSNorm(empty(size), config.norm_eps)
 
         def linear(outputs: int, inputs: int, biased: bool, norm: RMSNorm | None = None) -> Linear:
-            return PlainLinear(empty(outputs, inputs), empty(outputs) if biased else None, norm)
+            bias = empty(outputs) if biased else None
+            if (held := config.quantization) is None:
+                return PlainLinear(empty(outputs, inputs), bias, norm)
+            whole = Whole.empty(outputs, inputs, held.bits, held.group or inputs, device)
+            shape_alone = torch.empty(outputs, inputs, dtype=dtype, device="meta")
+            return PlainLinear(shape_alone, bias, norm, whole)
 
         hidden = config.hidden_size
         self.shape = shape

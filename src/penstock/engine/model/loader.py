@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from penstock.engine.kernels.linear import plain
+from penstock.engine.kernels.linear import PlainLinear, plain
 from penstock.engine.kernels.norm import RMSNorm
+from penstock.engine.kernels.whole import PACKED, SCALE, SHAPE, unpacked
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.decoder import Decoder, Kernels
 
@@ -43,24 +44,28 @@ def load_weights(
     and a layer is packed as soon as it is whole, so memory never holds the model twice.
     Raises as `load`.
     """
-    files = _files(directory)
     decoder = Decoder(config, dtype, device, kernels)
     wanted = checkpoint_views(decoder)
     missing = Counter(_layer(name) for name in wanted)
-    for name, tensor in _tensors(files):
-        if name.endswith("rotary_emb.inv_freq") or (
-            name == "lm_head.weight" and config.tied_embeddings
+    for name, tensor in tensors(directory):
+        if (
+            name.endswith("rotary_emb.inv_freq")
+            or (name == "lm_head.weight" and config.tied_embeddings)
+            or (name.endswith(SHAPE) and config.quantization is not None)
         ):
-            continue  # older checkpoints save what the config already says
+            continue  # what the config already says
         view = wanted.pop(name, None)
         if view is None:
             raise ValueError(f"unexpected tensor {name} in {directory}: not in this architecture.")
+        if view.dtype == torch.int8 and tensor.dtype == torch.int32:
+            assert config.quantization is not None
+            tensor = unpacked(tensor, config.quantization.bits, view.shape[1])
         if view.shape != tensor.shape:
             raise ValueError(
                 f"tensor {name} has shape {list(tensor.shape)}; config.json asks for "
                 f"{list(view.shape)}."
             )
-        if not tensor.is_floating_point():
+        if tensor.is_floating_point() != view.is_floating_point():
             raise ValueError(
                 f"tensor {name} holds {tensor.dtype}: give a checkpoint in fp32, fp16 or bf16."
             )
@@ -88,40 +93,46 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
     """The decoder's weights under their names in an HF checkpoint.
 
     Fused matrices appear as views of their parts, so that copying into a view
-    loads the part. For a decoder that is not packed yet.
+    loads the part; integers as int8, where a checkpoint has them packed. For a
+    decoder that is not packed yet.
     """
+    config = decoder.config
     views = {
         "model.embed_tokens.weight": plain(decoder.embedding).weight,
         "model.norm.weight": decoder.norm.weight,
     }
-    if not decoder.config.tied_embeddings:
+    if not config.tied_embeddings:
         views["lm_head.weight"] = plain(decoder.head).weight
     for index, layer in enumerate(decoder.layers):
         shape, prefix = layer.shape, f"model.layers.{index}"
         q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        qkv, output = plain(layer.qkv), plain(layer.output)
-        gate_up, down = plain(layer.gate_up), plain(layer.down)
         parts: dict[str, Tensor | None] = {
             "input_layernorm.weight": layer.attention_norm.weight,
             "post_attention_layernorm.weight": layer.ffn_norm.weight,
             "self_attn.q_norm.weight": None if layer.q_norm is None else layer.q_norm.weight,
             "self_attn.k_norm.weight": None if layer.k_norm is None else layer.k_norm.weight,
-            "self_attn.o_proj.weight": output.weight,
-            "self_attn.o_proj.bias": output.bias,
-            "mlp.down_proj.weight": down.weight,
-            "mlp.down_proj.bias": down.bias,
         }
         projections = {"q": q, "k": kv, "v": kv} if shape.shares_kv is None else {"q": q}
-        for kind, fused in (("weight", qkv.weight), ("bias", qkv.bias)):
-            if fused is not None:
-                split = torch.split(fused, list(projections.values()))
-                for name, part in zip(projections, split, strict=True):
-                    parts[f"self_attn.{name}_proj.{kind}"] = part
-        for kind, fused in (("weight", gate_up.weight), ("bias", gate_up.bias)):
-            if fused is not None:
-                parts[f"mlp.gate_proj.{kind}"], parts[f"mlp.up_proj.{kind}"] = fused.chunk(2)
+        fused = [
+            (layer.qkv, {f"self_attn.{name}_proj": size for name, size in projections.items()}),
+            (layer.output, {"self_attn.o_proj": config.hidden_size}),
+            (layer.gate_up, {"mlp.gate_proj": shape.ffn_size, "mlp.up_proj": shape.ffn_size}),
+            (layer.down, {"mlp.down_proj": config.hidden_size}),
+        ]
+        for matrix, sizes in fused:
+            for kind, whole in _stored(plain(matrix)).items():
+                split = torch.split(whole, list(sizes.values()))
+                parts |= {f"{name}{kind}": part for name, part in zip(sizes, split, strict=True)}
         views |= {f"{prefix}.{name}": part for name, part in parts.items() if part is not None}
     return views
+
+
+def _stored(matrix: PlainLinear) -> dict[str, Tensor]:
+    """What a checkpoint has of a matrix, by the end of its name."""
+    stored = {} if matrix.bias is None else {".bias": matrix.bias}
+    if matrix.whole is None:
+        return stored | {".weight": matrix.weight}
+    return stored | {PACKED: matrix.whole.whole, SCALE: matrix.whole.scale}
 
 
 def parameters(decoder: Decoder) -> int:
@@ -177,8 +188,9 @@ def _files(directory: Path) -> list[Path]:
     raise FileNotFoundError(f"{directory} holds no model.safetensors and no index of shards.")
 
 
-def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    for file in files:
+def tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a checkpoint's files by its name, as it is stored. Raises as `load`."""
+    for file in _files(directory):
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118

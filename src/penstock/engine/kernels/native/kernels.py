@@ -31,7 +31,8 @@ class NativeKernels:
         library.library()
         self.stream = torch.float32
         self.pages: Storage = TiledInt8Pages if kv == "int8" else TiledPages
-        self._weights: Format = weights
+        self.weights: Literal["plain", "int8", "int4"] = "plain" if weights == "bf16" else weights
+        self._format: Format = weights
 
     @staticmethod
     def lacking(config: ModelConfig, page_size: int) -> str | None:
@@ -41,6 +42,9 @@ class NativeKernels:
         for layer in config.layers:
             if layer.head_dim % 16 or layer.head_dim > MOST_DIM:
                 return f"head_dim={layer.head_dim} is no multiple of 16 up to {MOST_DIM}"
+        held = config.quantization
+        if held is not None and held.group is not None and held.group % 16:
+            return f"group_size={held.group} is no multiple of 16"
         return None
 
     def threads(self, count: int) -> None:
@@ -49,13 +53,13 @@ class NativeKernels:
 
     def linear(self, plain: PlainLinear, *, gated: bool = False) -> NativeLinear:
         """As `Kernels.linear`."""
-        return NativeLinear(plain, self._weights, gated=gated)
+        return NativeLinear(plain, self._format, gated=gated)
 
     def tables(
         self, embedding: PlainLinear, head: PlainLinear
     ) -> tuple[PlainLinear | NativeLinear, NativeLinear]:
         """As `Kernels.tables`."""
-        native = NativeLinear(head, "int8" if self._weights == "int4" else self._weights)
+        native = NativeLinear(head, "int8" if self._format == "int4" else self._format)
         return native if embedding is head else embedding, native
 
     def draw(

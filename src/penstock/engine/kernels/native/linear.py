@@ -10,7 +10,9 @@ from torch import Tensor
 
 from penstock.engine.kernels.linear import PlainLinear
 from penstock.engine.kernels.native import library, memory
+from penstock.engine.kernels.native.panels import panels, scales
 from penstock.engine.kernels.quantized import GROUP, balance
+from penstock.engine.kernels.whole import Whole
 
 Format = Literal["bf16", "int8", "int4"]
 
@@ -22,24 +24,21 @@ class NativeLinear:
     """As `Linear`, for fp32 activations between layers and bf16 ones within.
 
     int8: every output has a scale; int4: every group of `GROUP` inputs of an
-    output. Both multiply rows that are quantized to int8 by their own scale.
+    output. Both multiply rows that are quantized to int8 by their own scale. What
+    a checkpoint holds as integers of this format is taken as it is.
     """
 
     def __init__(self, plain: PlainLinear, form: Format, *, gated: bool = False) -> None:
-        weight = plain.weight.contiguous()
         self._balance: Tensor | None = None
         if plain.norm is not None:
             self._norm, self._eps = plain.norm.weight.float(), plain.norm.eps
-            if form != "bf16":
-                self._balance = balance(_columns(weight), plain.norm.weight)
-                self._norm = self._norm / self._balance
         self.outputs, self.inputs, self.parameters = plain.outputs, plain.inputs, plain.parameters
         self._library = library.library()
         self._native = library.Linear(
             outputs=self.outputs,
             inputs=self.inputs,
             format=_FORMATS[form],
-            group=GROUP,
+            group=plain.whole.group if plain.whole is not None and form == "int4" else GROUP,
             gated=gated,
         )
         self._address = ctypes.addressof(self._native)
@@ -53,6 +52,22 @@ class NativeLinear:
         self._native.data = self._data.data_ptr()
         self._native.scale = self._scale.data_ptr()
         self._native.bias = 0 if self._bias is None else self._bias.data_ptr()
+        if plain.whole is None:
+            self._pack(plain, form)
+        else:
+            self._take(plain.whole, gated)
+
+    def _take(self, whole: Whole, gated: bool) -> None:
+        """Lay integers and scales as they are into the panels."""
+        self._data.copy_(panels(whole, gated))
+        self._scale.copy_(scales(whole, gated))
+
+    def _pack(self, plain: PlainLinear, form: Format) -> None:
+        """Fill the panels from weights, quantizing them where the format asks for it."""
+        weight = plain.weight.contiguous()
+        if plain.norm is not None and form != "bf16":
+            self._balance = balance(_columns(weight), plain.norm.weight)
+            self._norm = self._norm / self._balance
         self._library.penstock_pack(
             self._address,
             weight.data_ptr(),
