@@ -8,6 +8,7 @@ and are wrong: a task that nobody answers is answered wrongly.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from penstock.record.stats import (
     t_interval,
 )
 from penstock.record.steady import SLICES, Window, whole_run
+from penstock.record.tally import tally
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +47,9 @@ def majority(samples: Iterable[Record]) -> Record | None:
     Of answers that are equally frequent the one that was said first wins, by
     sample, not by time: samples are drawn alike, so that is as fair as a lot.
     """
-    said = [r for r in sorted(samples, key=lambda r: r.sample) if r.answer is not None]
-    if not said:
-        return None
-    answer, _ = Counter(r.answer for r in said).most_common(1)[0]
-    return next(r for r in said if r.answer == answer)
+    in_order = sorted(samples, key=lambda r: r.sample)
+    answer = tally(r.answer for r in in_order).winner
+    return next((r for r in in_order if answer is not None and r.answer == answer), None)
 
 
 def votes(records: Iterable[Record], samples: int) -> list[Vote]:
@@ -104,12 +104,18 @@ def over_tasks(held: Iterable[Vote]) -> Estimate | None:
     return Estimate(float(np.mean(shares)), error.se, error.df)
 
 
-def wilson(right: int, n: int) -> Interval | None:
-    """95 % score interval of a share (Wilson 1927); None of nothing."""
+def wilson(right: float, n: int) -> Interval | None:
+    """95 % score interval of a share (Wilson 1927); None of nothing.
+
+    `right` may be a sum of shares, such as the chances of n tasks to be right:
+    shares vary no more than draws with the same mean, so the interval is wide enough.
+    """
     if not n:
         return None
-    found = st.binomtest(right, n).proportion_ci(method="wilson")
-    return [float(found.low), float(found.high)]
+    share, z = right / n, float(st.norm.ppf(0.975))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return [max(centre - half, 0.0), min(centre + half, 1.0)]
 
 
 def quality(point: Point, window: Window) -> dict[str, Any] | None:
