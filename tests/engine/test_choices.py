@@ -13,7 +13,14 @@ from transformers import LlamaForCausalLM
 
 from penstock.engine.engine import Engine
 from penstock.engine.llm import LLM
-from penstock.engine.request import Delta, GenerateRequest, SamplingParams, TokenLogprob
+from penstock.engine.request import (
+    MAX_CHOICES,
+    BadValue,
+    Delta,
+    GenerateRequest,
+    SamplingParams,
+    TokenLogprob,
+)
 from penstock.schedule import QueueFull
 from tests.engine.test_engine import BASE, GREEDY, drain, prompts, request
 
@@ -84,6 +91,23 @@ def test_choices_share_the_pages_of_their_prompt(checkpoint: Path) -> None:
         most = max(most, engine.scheduler.pool.held)
     assert most <= 3 + 8 * 2  # three full pages for all; the fourth is each one's to compute
     assert engine.stats().prompt_tokens == 64
+
+
+def test_hundreds_of_choices_wait_for_a_seat_and_hold_their_prompt_once(checkpoint: Path) -> None:
+    """As many as may be asked for; eight run at once."""
+    engine = Engine.load(str(checkpoint), BASE)
+    params = msgspec.structs.replace(SEEDED, n=MAX_CHOICES, max_tokens=2)
+    engine.submit(request("a", [5] * 64, params))
+    deltas, most = [], 0
+    while engine.has_work:
+        deltas += engine.step()
+        most = max(most, engine.scheduler.pool.held)
+    made = choices(deltas)
+    assert len(made) == MAX_CHOICES
+    assert {len(choice) for choice in made} == {2}
+    assert most <= 3 + 8 * 2
+    with pytest.raises(BadValue, match=f"{MAX_CHOICES}"):
+        SamplingParams(n=MAX_CHOICES + 1)
 
 
 def test_one_choice_can_be_ended_alone(checkpoint: Path) -> None:

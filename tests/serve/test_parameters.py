@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tools import api_docs
 
+from penstock.engine.request import MAX_CHOICES
 from penstock.serve.fields import NOT_SERVED
 from penstock.serve.protocol import ChatBody, CompletionBody
 from tests.serve.conftest import Server, StartFake
@@ -261,6 +262,20 @@ def table(name: str) -> list[str]:
 def test_the_page_is_current() -> None:
     page = api_docs.PAGE.read_text()
     assert api_docs.filled(page) == page, "run python tools/api_docs.py"
+
+
+@pytest.mark.parametrize("path", [TEXT, CHAT])
+def test_as_many_choices_as_may_be_asked_for_come_whole_and_streamed(
+    fake: Server, path: str
+) -> None:
+    asked = {"n": MAX_CHOICES, "max_tokens": 2}
+    whole = ask(fake, path, "ab", **asked)
+    assert [choice["index"] for choice in whole["choices"]] == list(range(MAX_CHOICES))
+    assert whole["usage"]["completion_tokens"] == 2 * MAX_CHOICES
+    *chunks, done = fake.events(path, body(path, "ab", **asked))
+    assert done == "[DONE]"
+    ends = [c["index"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
+    assert sorted(ends) == list(range(MAX_CHOICES))
 
 
 def test_every_parameter_says_what_it_does() -> None:

@@ -132,7 +132,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise BadValue(name, f"{name} has no meaning in beam search; leave it out.")
 
 
-MAX_CHOICES = 128
+# As many as the default queue takes (`max_waiting`): choices are queued all or none.
+MAX_CHOICES = 1024
 
 # Fields of SamplingParams with a closed range. Logits are pushed by at most 100,
 # as OpenAI bounds them, so that nothing overflows.
@@ -216,6 +217,10 @@ class EngineStats(msgspec.Struct, kw_only=True):
     finished: int
     cancelled: int
     failed: int
+    drafts: int = 0  # times that a sequence made guesses in a step
+    guessed: list[int] = []  # guesses by position: first, second ...
+    guessed_right: list[int] = []  # of those, that came true
+    guess_s: float = 0.0  # seconds that guessing took, apart from judging them
 
 
 class ModelFacts(msgspec.Struct, kw_only=True):
