@@ -22,6 +22,7 @@ from penstock.engine.request import (
     GenerateRequest,
     ModelFacts,
     SamplingParams,
+    Timing,
     TokenLogprob,
 )
 
@@ -38,6 +39,7 @@ class Choice:
     logprobs: list[TokenLogprob]
     score: float | None  # of a beam
     error: str | None
+    timing: Timing
 
 
 @dataclass(slots=True)
@@ -162,6 +164,7 @@ class LLM:
         token_ids = [token for delta in deltas for token in delta.token_ids]
         text, last = self.tokenizer.stream(continues=True), deltas[-1]
         assert last.finish_reason is not None
+        assert last.timing is not None
         return Choice(
             text=text.push(token_ids) + text.flush(),
             token_ids=token_ids,
@@ -169,6 +172,7 @@ class LLM:
             logprobs=[view for delta in deltas for view in delta.logprobs],
             score=last.score,
             error=last.error,
+            timing=last.timing,
         )
 
 
