@@ -12,7 +12,6 @@ judged once more without all points of its model (`without_its_model`).
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from collections import Counter
@@ -26,6 +25,7 @@ import numpy as np
 
 import penstock
 from benchmarks import measured_tables as tables
+from benchmarks.measured_points import rows
 from benchmarks.measured_tables import FILES
 from penstock.plan.audit.blanks import readings
 from penstock.plan.audit.claim import Claim
@@ -33,37 +33,29 @@ from penstock.plan.audit.evidence import MARGIN, NEAR
 from penstock.plan.audit.judge import judge
 from penstock.plan.audit.measured import Measured, points
 from penstock.plan.audit.verdict import audit
-from penstock.predict.architecture import plain_name
 
 _DATA = Path(os.environ.get("PENSTOCK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def serving(path: Path) -> Iterator[Claim]:
     """Both figures of each row: what a user sees, and what the deployment delivers."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            told = row["precision"] or None
-            model = row["model_path"]
-            common = Claim(
-                figure=float(row["tpot_ms"]),
-                unit="ms/token",
-                whose="user",
-                phase="decode",
-                model=plain_name(model),
-                precision="mxfp4" if "gpt-oss" in model else told,
-                hardware=row["system"].removesuffix("_sxm"),
-                devices=tables.devices_of(row),
-                concurrency=int(row["concurrency"]) if row["concurrency"] else None,
-                prompt=int(row["isl"]),
-                output=int(row["osl"]),
-            )
-            yield common
-            if common.concurrency is not None:
-                seconds = (float(row["ttft_ms"]) + (int(row["osl"]) - 1) * common.figure) / 1000
-                rate = common.concurrency * int(row["osl"]) / seconds
-                yield msgspec.structs.replace(
-                    common, figure=rate, unit="tokens/s", whose="system", phase="served"
-                )
+    for row in rows(path):
+        p = tables.told(row)
+        common = Claim(
+            figure=p.user,
+            whose="user",
+            phase="decode",
+            model=p.model,
+            precision=p.precision,
+            hardware=p.device,
+            devices=p.devices,
+            concurrency=p.concurrency,
+            prompt=p.prompt,
+            output=p.output,
+        )
+        yield common
+        if p.system is not None:
+            yield msgspec.structs.replace(common, figure=p.system, whose="system", phase="served")
 
 
 def of_points(measured: Iterator[Measured]) -> Iterator[Claim]:
@@ -100,8 +92,7 @@ def claims(results: Path) -> dict[str, list[Claim]]:
 
 def multiplied(claim: Claim, factor: float) -> Claim:
     """The claim, so many times as fast."""
-    figure = claim.figure / factor if claim.unit == "ms/token" else claim.figure * factor
-    return msgspec.structs.replace(claim, figure=figure)
+    return msgspec.structs.replace(claim, figure=claim.figure * factor)
 
 
 def factors(claim: Claim) -> tuple[float, float]:

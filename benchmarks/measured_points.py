@@ -1,4 +1,4 @@
-"""Reads measured serving points, and says what their file leaves open."""
+"""Reads the file of measured serving points, and says what it leaves open."""
 
 from __future__ import annotations
 
@@ -99,6 +99,21 @@ def measured(row: dict[str, str]) -> Measured:
         ttft_s=_number(row, "ttft_ms") / 1e3,
         tpot_s=_number(row, "tpot_ms") / 1e3,
     )
+
+
+def devices(row: dict[str, str]) -> int | None:
+    """Devices of the whole deployment as far as the row tells; None where a split one does not.
+
+    Of those only the width of tensor parallelism is told, which is a worker's
+    number of devices where each holds a part of every layer: not with experts.
+    """
+    if row["mode"] == "agg":
+        return _aggregated(row)[0].devices
+    if architecture(row["model_path"]).is_moe:
+        return None
+    kinds = ("prefill", "decode")
+    told = [_number(row, f"{k}_num_workers") * _number(row, f"{k}_tp_size") for k in kinds]
+    return int(sum(told)) if all(told) else None
 
 
 def _aggregated(row: dict[str, str]) -> tuple[Replicas, ...]:

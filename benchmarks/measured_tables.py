@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks.measured_points import devices, rows
 from penstock.plan.audit.measured import Measured
-from penstock.predict.architecture import architecture, plain_name
+from penstock.predict.architecture import plain_name
 
 FILES = {
     "serving": "serving_measured_h100_b200.csv",
     "offline": "trtllm_perf_overview_v1.csv",
     "llama.cpp": "llamacpp_dgx_spark_batched.csv",
 }
-_DEVICES = {"b200_sxm": "b200", "h100_sxm": "h100", "RTX6000Pro": "rtx-pro-6000"}
 _LLAMA_CPP = {
     "gpt-oss-20b MXFP4 MoE": ("gpt-oss-20b", "mxfp4"),
     "gpt-oss-120b MXFP4 MoE": ("gpt-oss-120b", "mxfp4"),
@@ -23,33 +24,60 @@ _LLAMA_CPP = {
 }
 
 
-def serving(path: Path) -> Iterator[Measured]:
-    """Points of serving_measured_h100_b200.csv (ai-dynamo/aiconfigurator)."""
-    for row in _rows(path):
-        model, precision, devices = row["model_path"], row["precision"], devices_of(row)
-        if not (precision and devices and row["concurrency"]):
-            continue
+class Served(NamedTuple):
+    """What a row of the serving table tells; None is untold. `system` is of all users, tokens/s."""
+
+    model: str
+    device: str
+    precision: str | None
+    devices: int | None
+    concurrency: int | None
+    prompt: int
+    output: int
+    user: float
+    system: float | None
+
+
+def told(row: dict[str, str]) -> Served:
+    """What a row of serving_measured_h100_b200.csv tells."""
+    concurrency = int(row["concurrency"]) if row["concurrency"] else None
+    output, ttft, tpot = int(row["osl"]), float(row["ttft_ms"]) / 1e3, float(row["tpot_ms"]) / 1e3
+    return Served(
+        model=plain_name(row["model_path"]),
+        device=row["system"].removesuffix("_sxm"),
         # gpt-oss is published in MXFP4 only; the column says fp4 or what is computed in.
-        precision = "mxfp4" if "gpt-oss" in model else precision
-        concurrency, output = int(row["concurrency"]), int(row["osl"])
-        ttft, tpot = float(row["ttft_ms"]) / 1000, float(row["tpot_ms"]) / 1000
-        yield Measured(
-            model=plain_name(model),
-            device=_DEVICES[row["system"]],
-            precision=precision,
-            devices=devices,
-            mode="agg" if row["mode"] == "agg" else "disagg",
-            concurrency=concurrency,
-            prompt=int(row["isl"]),
-            output=output,
-            user=1 / tpot,
-            # In a closed loop by Little's law: as many are in flight as are finished
-            # in the time that one takes.
-            system=concurrency * output / (ttft + (output - 1) * tpot),
-            prefill=None,
-            software=f"{row['backend']} {row['backend_version']}",
-            source="ai-dynamo/aiconfigurator",
-        )
+        precision="mxfp4" if "gpt-oss" in row["model_path"] else row["precision"] or None,
+        devices=devices(row),
+        concurrency=concurrency,
+        prompt=int(row["isl"]),
+        output=output,
+        user=1 / tpot,
+        # In a closed loop by Little's law: as many are in flight as are finished
+        # in the time that one takes.
+        system=concurrency * output / (ttft + (output - 1) * tpot) if concurrency else None,
+    )
+
+
+def serving(path: Path) -> Iterator[Measured]:
+    """Points of serving_measured_h100_b200.csv (ai-dynamo/aiconfigurator) that tell enough."""
+    for row in rows(path):
+        p = told(row)
+        if p.precision and p.devices and p.concurrency:
+            yield Measured(
+                model=p.model,
+                device=p.device,
+                precision=p.precision,
+                devices=p.devices,
+                mode="agg" if row["mode"] == "agg" else "disagg",
+                concurrency=p.concurrency,
+                prompt=p.prompt,
+                output=p.output,
+                user=p.user,
+                system=p.system,
+                prefill=None,
+                software=f"{row['backend']} {row['backend_version']}",
+                source="ai-dynamo/aiconfigurator",
+            )
 
 
 def offline(path: Path) -> Iterator[Measured]:
@@ -57,7 +85,7 @@ def offline(path: Path) -> Iterator[Measured]:
     for row in _rows(path):
         yield Measured(
             model=plain_name(row["model"].replace(" ", "-")),
-            device=_DEVICES.get(row["gpu"], row["gpu"].lower()),
+            device="rtx-pro-6000" if row["gpu"] == "RTX6000Pro" else row["gpu"].lower(),
             precision=row["precision"].lower(),
             devices=int(row["gpus"]),
             mode="offline",
@@ -97,22 +125,3 @@ def batched(path: Path) -> Iterator[Measured]:
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.DictReader(file)
-
-
-def devices_of(row: dict[str, str]) -> int | None:
-    """Devices of the whole deployment; None where a split one does not tell.
-
-    Of those only the width of tensor parallelism is told, which is a worker's
-    number of devices where each holds a part of every layer: not with experts.
-    """
-
-    def number(field: str) -> int:
-        return int(float(row[field] or 0))
-
-    if row["mode"] == "agg":
-        return number("tp_size") * max(1, number("pp_size")) * max(1, number("attention_dp_size"))
-    if architecture(row["model_path"]).is_moe:
-        return None
-    prefill = number("prefill_num_workers") * number("prefill_tp_size")
-    decode = number("decode_num_workers") * number("decode_tp_size")
-    return prefill + decode if prefill and decode else None

@@ -129,10 +129,11 @@ def test_a_verdict_only_gets_worse_as_the_figure_grows():
 
 
 def test_memory_alone_makes_it_impossible():
-    made = audit(changed(ON_H200, precision="bf16", figure=1_000))
+    wide = changed(ON_H200, hardware="h100", precision="bf16", figure=1_000)
+    made = audit(wide)
     assert made.verdict == "impossible"
     assert "141.1 GB of weights" in made.why[0]
-    assert audit(changed(ON_H200, precision="bf16", devices=2, figure=1_000)).verdict == "plausible"
+    assert audit(changed(wide, devices=4)).verdict == "plausible"
 
 
 def test_a_batch_must_be_held_but_requests_may_wait():
@@ -209,9 +210,9 @@ def test_eight_bits_give_twice_and_no_more(factor, verdict):
 
 
 def test_a_starved_baseline_can_be_told_from_the_hardware():
-    # In 16 bits two H100 hold the weights and next to nothing else.
+    # In 16 bits one H200 holds the weights and next to nothing else.
     claim = Claim(figure=4.2, unit="x", technique="weights", precision="int4",
-                  model="llama-3.1-70b", hardware="h100", devices=2,
+                  model="llama-3.1-70b", hardware="h200", devices=1,
                   baseline=Baseline(precision="bf16"))  # fmt: skip
     made = audit(claim)
     assert made.verdict == "plausible"
