@@ -13,6 +13,7 @@ from penstock.cli.compare import compare
 from penstock.cli.explain import explain
 from penstock.cli.limits import limits
 from penstock.cli.plan import plan
+from penstock.cli.reason import reason
 from penstock.cli.selftest import selftest
 from penstock.cli.serve import serve
 from penstock.cli.simulate import simulate
@@ -29,6 +30,7 @@ app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
+app.command()(reason)
 app.command()(limits)
 app.command()(audit)
 app.command()(plan)
