@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.predict.deployment import Deployment
 from penstock.predict.physical import PhysicalStepTime
 from penstock.predict.stepfile import Named, read
 from penstock.predict.steptime import MeasuredStepTime, StepTime
@@ -43,6 +44,43 @@ def kv_bytes_per_token(group: Group) -> float:
         )
     deployment = named.deployment()
     return deployment.model.kv_bytes_per_token(deployment.kv)
+
+
+def own_kv_tokens(group: Group) -> int | None:
+    """Tokens of KV that a replica holds by itself, where that is known.
+
+    Raises `ValueError` as `machine` for what cannot be found.
+    """
+    if group.kv_tokens is not None:
+        return group.kv_tokens
+    tokens = _found(group)[1]
+    return None if tokens is None else int(tokens)
+
+
+def kept_bytes_per_token(group: Group, context: float) -> float | None:
+    """Bytes that a token takes in all of a replica's memory, in sequences of `context` tokens.
+
+    None where the model is not known. Copies on several devices count each time.
+    """
+    if group.kv_bytes_per_token is not None:
+        return group.kv_bytes_per_token
+    if (placed := _placed(group)) is None:
+        return None
+    return placed.tp * placed.model.kv_bytes(context, placed.kv, placed.tp) / context
+
+
+def positions(group: Group) -> int | None:
+    """Tokens of the longest context of the group's model, where that is known."""
+    placed = _placed(group)
+    return None if placed is None else placed.model.positions
+
+
+def _placed(group: Group) -> Deployment | None:
+    """The deployment that the group names, or the file of its step times."""
+    named = _named(group)
+    if named is None and group.steptime is not None:
+        named = read(Path(group.steptime)).deployment
+    return None if named is None else named.deployment()
 
 
 def _found(group: Group) -> tuple[StepTime, float | None]:

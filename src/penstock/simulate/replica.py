@@ -44,6 +44,7 @@ class Totals:
     steps: int = 0
     plans: int = 0
     busy_s: float = 0.0
+    short_s: float = 0.0  # of these, with a request in the queue that waited for pages alone
     prefill_tokens: int = 0
     prompt_tokens: int = 0  # of prompts it began, cached ones included
     cached_tokens: int = 0
@@ -95,6 +96,7 @@ class Replica:
         self._wake: Event | None = None
         self._began = self._first_s = self._growth_s = 0.0
         self._ended_at = 0.0  # the last step that is over
+        self._short = False  # of pages, in the step under way
         self._busy = False  # telling what ended
 
     # What the fleet asks
@@ -211,8 +213,16 @@ class Replica:
             grown = load.decode_context + (plan.steps - 1) * len(plan.decodes)
             last = StepLoad(0, 0, load.decodes, grown, load.logits)
             self._growth_s = (seconds(last) - self._first_s) / (plan.steps - 1)
-        self._plan, self._began = plan, now
+        self._plan, self._began, self._short = plan, now, self._is_short(plan)
         self._due = self.clock.at(now + self._lasts(plan.steps), self._arrive)
+
+    def _is_short(self, plan: StepPlan) -> bool:
+        """Whether more memory would have let the head of the queue in: all else was there."""
+        scheduler, policy = self.scheduler, self.machine.policy
+        if not scheduler.waiting or policy.batching != "continuous":
+            return False
+        taken = len(plan.decodes) + sum(chunk.end - chunk.start for chunk in plan.chunks)
+        return scheduler.running < policy.max_running and taken < policy.max_step_tokens
 
     def _rest(self) -> None:
         """Nothing to compute now; a static batch may start by itself."""
@@ -297,6 +307,8 @@ class Replica:
         totals.steps += plan.steps
         totals.plans += 1
         totals.busy_s += now - self._began
+        if self._short:
+            totals.short_s += now - self._began
         totals.output_tokens += decoded + len(sampled)
         if self.ends is not None:
             lasts, began = self._lasts, self._began

@@ -31,13 +31,15 @@ class ReplicaReport(msgspec.Struct, kw_only=True):
     """One place for a replica: what it did, over all its lives.
 
     `paid_s` is the time from when a replica was asked for until it was gone;
-    `busy` the share of that in which steps ran.
+    `busy` the share of that in which steps ran, and `short_of_pages` the share of
+    `busy` in which a request waited though it lacked nothing but KV pages.
     """
 
     number: int
     role: str
     paid_s: float
     busy: float
+    short_of_pages: float
     steps: int
     prefill_tokens: int
     output_tokens: int

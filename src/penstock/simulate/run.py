@@ -127,6 +127,7 @@ def _report(place: Place, end_s: float) -> ReplicaReport:
         role=place.role,
         paid_s=paid_s,
         busy=min(1.0, done.busy_s / paid_s) if paid_s else 0.0,
+        short_of_pages=done.short_s / done.busy_s if done.busy_s else 0.0,
         steps=done.steps,
         prefill_tokens=done.prefill_tokens,
         output_tokens=done.output_tokens,

@@ -181,7 +181,7 @@ def _agentic_rows(lines: Iterable[_Cells]) -> Iterator[Row]:
             model = next((ids for ids in reversed(earlier) if _length(ids) >= seen), model)
         ids = _head(model, min(shared, blocks))
         fresh = blocks - _length(ids)
-        ids = _joined([*ids, (unused, unused + fresh)])
+        ids = joined([*ids, (unused, unused + fresh)])
         unused += fresh
         earlier.append(ids)
         yield Row(
@@ -209,7 +209,7 @@ def _head(ids: Runs, count: int) -> Runs:
     return head
 
 
-def _joined(ids: Runs) -> Runs:
+def joined(ids: Runs) -> Runs:
     """The same ids in as few runs as can be."""
     joined: list[tuple[int, int]] = []
     for start, stop in ids:
@@ -242,7 +242,7 @@ def _mooncake_rows(lines: Iterable[str], path: Path) -> Iterator[Row]:
                 f"{path}, line {number}: {error}; a line of Mooncake's format has timestamp (ms), "
                 "input_length, output_length and hash_ids"
             ) from None
-        ids = _joined([(id_, id_ + 1) for id_ in row.hash_ids])
+        ids = joined([(id_, id_ + 1) for id_ in row.hash_ids])
         yield Row(row.timestamp / 1000, row.input_length, row.output_length, ids)
 
 
