@@ -14,29 +14,23 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.common import arguments, conditions, publish
 from penstock import models
-from penstock.engine.kv import KVStore
+from penstock.compress.corpus import held_out
+from penstock.compress.quality import log_probabilities, quality
 from penstock.engine.llm import LLM
-from penstock.engine.model.batch import PrefillSpan, StepBatch
 from penstock.engine.options import EngineOptions
-from penstock.engine.request import SamplingParams
-from penstock.workload import doctests, stdlib
+from penstock.workload import doctests
 
 PAGE = 16
 PLANTED, FACTOR = 8, 50.0  # channels of each norm, and by how much
-
-ANSWER = SamplingParams(temperature=0.0, max_tokens=32)
 
 FORMATS = {
     "fp32": EngineOptions(dtype="fp32", page_size=PAGE),
@@ -46,55 +40,6 @@ FORMATS = {
     "int8, KV int8": EngineOptions(dtype="bf16", weights="int8", kv="int8", page_size=PAGE),
     "int4": EngineOptions(dtype="bf16", weights="int4", page_size=PAGE),
 }
-
-
-def held_out(llm: LLM, length: int, limit: int) -> Tensor:
-    """Disjoint rows of `length` + 1 tokens, evenly spread over the held-out modules."""
-    ids = [i for _, text in stdlib.texts("held_out") for i in llm.tokenizer.encode(text)]
-    rows = torch.tensor(ids[: len(ids) // (length + 1) * (length + 1)]).view(-1, length + 1)
-    return rows[:: max(1, len(rows) // limit)][:limit]
-
-
-def log_probabilities(llm: LLM, rows: Tensor) -> Iterator[Tensor]:
-    """Of every next token at every position of every row: fp32 [length, vocab] each."""
-    decoder = llm.engine.decoder
-    length = rows.shape[1] - 1
-    pages = -(-length // PAGE)
-    kv = KVStore(
-        decoder.kv_layers(),
-        pages,
-        PAGE,
-        decoder.dtype,
-        decoder.device,
-        storage=decoder.kernels.pages,
-    )
-    none = torch.empty(0, dtype=torch.int64)
-    for row in rows:
-        batch = StepBatch(
-            tokens=row[:-1].contiguous(),
-            positions=torch.arange(length),
-            slots=torch.arange(length),
-            decodes=0,
-            decode_tables=none.view(0, 0),
-            decode_contexts=none,
-            max_decode_context=0,
-            prefills=[PrefillSpan(0, length, torch.arange(pages), length)],
-            logit_rows=torch.arange(length),
-        )
-        with torch.inference_mode():
-            yield decoder.forward(batch, kv).log_softmax(-1)
-
-
-def right(llm: LLM, each: int) -> float:
-    """Share of held-out doctests answered right: `each` of every grade, four shots, greedy."""
-    tasks = [
-        task
-        for grade in doctests.GRADES
-        for task in islice(doctests.tasks(0, "held_out", [grade]), each)
-    ]
-    answers = llm.generate([doctests.few_shot(task) for task in tasks], ANSWER)
-    good = sum(task.is_right(a.text) for task, a in zip(tasks, answers, strict=True))
-    return good / len(tasks)
 
 
 def plant(source: Path, target: Path) -> None:
@@ -126,20 +71,14 @@ def measure(model: str, length: int, limit: int, each: int) -> dict[str, Any]:
     reference: list[Tensor] = []
     for name, options in FORMATS.items():
         llm = LLM(model, options)
-        rows = held_out(llm, length, limit)
-        loss = distance = 0.0
-        for index, (row, ours) in enumerate(zip(rows, log_probabilities(llm, rows), strict=True)):
-            if name == "fp32":
-                reference.append(ours)
-            theirs = reference[index]
-            loss += float(F.nll_loss(ours, row[1:])) / len(rows)
-            distance += float(F.kl_div(ours, theirs, log_target=True, reduction="batchmean")) / len(
-                rows
-            )
+        rows = held_out(llm.tokenizer.encode, length, limit)
+        reference = reference or list(log_probabilities(llm, rows))
+        found = quality(llm, rows, reference, each)
+        assert found.doctests_right is not None
         result[name] = {
-            "loss_nats": round(loss, 4),
-            "kl_to_fp32_nats": round(distance, 6),
-            "doctests_right": round(right(llm, each), 4),
+            "loss_nats": round(found.loss, 4),
+            "kl_to_fp32_nats": round(found.kl, 6),
+            "doctests_right": round(found.doctests_right, 4),
         }
         result.setdefault("conditions", conditions(llm.engine))
     plain = result["fp32"]["loss_nats"]

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 import typer
 from rich.console import Console
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from embedded import checkpoint, corpus, tokenizer
-from embedded.corpus import Corpus
+from embedded import checkpoint, tokenizer
 from embedded.schedule import Schedule
 from embedded.shapes import SHAPES
+from penstock.compress.corpus import Corpus, training_texts
+from penstock.compress.training import Optimizers, distillation
 
 TOKENS_PER_STEP = 2048
 PEAK_RATE = 2e-3
@@ -34,69 +34,17 @@ LOG_EVERY = 50
 console = Console()
 
 
-class Optimizers:
-    """Muon for the hidden matrices, AdamW for embedding and norms."""
-
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        named = dict(model.named_parameters())
-        matrices = {n: p for n, p in named.items() if p.ndim == 2 and "embed" not in n}
-        others = {n: p for n, p in named.items() if n not in matrices}
-        # match_rms_adamw scales Muon's orthogonal updates to the size of AdamW's,
-        # so that one learning rate serves both (Liu et al. 2025).
-        muon = torch.optim.Muon(
-            list(matrices.values()),
-            lr=PEAK_RATE,
-            weight_decay=0.1,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        adam = torch.optim.AdamW(
-            list(others.values()), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.0
-        )
-        self.parts = list[tuple[torch.optim.Optimizer, dict[str, torch.nn.Parameter]]](
-            [(muon, matrices), (adam, others)]
-        )
-
-    def step(self, rate: float) -> None:
-        """One step at `rate` times the peak learning rate."""
-        for optimizer, _ in self.parts:
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """State as named tensors, `parameter/field`."""
-        return {
-            f"{name}/{field}": value
-            for optimizer, named in self.parts
-            for name, parameter in named.items()
-            for field, value in optimizer.state[parameter].items()
-        }
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        for key, value in tensors.items():
-            name, field = key.split("/")
-            for optimizer, named in self.parts:
-                if name in named:
-                    optimizer.state[named[name]][field] = value
-
-
 def loss_of(model: LlamaForCausalLM, batch: Tensor, teacher: LlamaForCausalLM | None) -> Tensor:
-    """Mean loss in nats per token; with a teacher, half of it is the cross entropy to its view.
+    """Mean loss in nats per token; with a teacher, half of it is the distance to its view.
 
     `batch` is [rows, length + 1] token ids.
     """
     inputs, targets = batch[:, :-1], batch[:, 1:].flatten()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=inputs).logits.flatten(0, 1)
-    loss = F.cross_entropy(logits.float(), targets)
-    if teacher is None:
-        return loss
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        soft = teacher(input_ids=inputs).logits.flatten(0, 1).float().softmax(-1)
-    return 0.5 * loss + 0.5 * F.cross_entropy(logits.float(), soft)
+        with torch.no_grad():
+            taught = None if teacher is None else teacher(input_ids=inputs).logits.flatten(0, 1)
+    return distillation(logits, taught, targets, temperature=1.0, truth=0.5)
 
 
 def own_tokenizer(folder: Path, texts: dict[str, list[str]]) -> Tokenizer:
@@ -124,22 +72,23 @@ def main(
         torch.set_num_threads(threads)
     torch.manual_seed(0)
 
-    texts = corpus.training_texts()
-    data = Corpus.build(own_tokenizer(work, texts), texts)
+    texts = training_texts()
+    coder = own_tokenizer(work, texts)
+    data = Corpus.build(coder, texts, coder.encode(tokenizer.END).ids)
     counts = {source: f"{len(ids):,}" for source, ids in data.tokens.items()}
     console.print(f"corpus in tokens: {counts}")
 
     schedule = Schedule(seconds=60 * minutes)
     if (folder / "state.json").exists():
         model, moments, state = checkpoint.load(folder)
-        optimizers = Optimizers(model)
+        optimizers = Optimizers(dict(model.named_parameters()), PEAK_RATE)
         optimizers.restore(moments)
         schedule = Schedule(**state["schedule"] | {"seconds": 60 * minutes})
         data.taken = state["taken"]
         console.print(f"continuing after {schedule.tokens:,} tokens")
     else:
         model = LlamaForCausalLM(SHAPES[shape])
-        optimizers = Optimizers(model)
+        optimizers = Optimizers(dict(model.named_parameters()), PEAK_RATE)
     guide = checkpoint.load(teacher)[0] if teacher else None
     signal.signal(signal.SIGUSR1, lambda *_: schedule.cool_down())
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell has SIGINT ignored
@@ -158,7 +107,6 @@ def main(
             model.set_attn_implementation("eager" if length <= 256 else "sdpa")
             loss = loss_of(model, data.batch(TOKENS_PER_STEP // length, length), guide)
             torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizers.step(schedule.rate)
             schedule.step(TOKENS_PER_STEP, time.monotonic() - began)
             steps += 1

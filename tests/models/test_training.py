@@ -11,19 +11,19 @@ sys.path.append(str(Path(__file__).parents[2] / "tools"))
 
 from tokenizers import Tokenizer
 
-from embedded.corpus import MIX, Corpus
 from embedded.schedule import COOLDOWN, WARMUP_TOKENS, Schedule
 from penstock import models
+from penstock.compress.corpus import MIX, Corpus
 
 TOKENIZER = Tokenizer.from_file(str(models.path("embedded") / "tokenizer.json"))
 
 
 def corpus(**taken: int) -> Corpus:
     tokens = {
-        "library": np.arange(3000, dtype=np.uint16),
-        "tests": np.arange(10_000, 13_000, dtype=np.uint16),
+        "library": np.arange(3000, dtype=np.uint32),
+        "tests": np.arange(10_000, 13_000, dtype=np.uint32),
     }
-    return Corpus(TOKENIZER, tokens, taken or dict.fromkeys(MIX, 0))
+    return Corpus(TOKENIZER, tokens, [0], taken)
 
 
 def test_continuing_gives_the_batches_that_would_have_come() -> None:
