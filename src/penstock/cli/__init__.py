@@ -10,6 +10,7 @@ from penstock.cli.audit import audit
 from penstock.cli.bench import bench
 from penstock.cli.calibrate import calibrate
 from penstock.cli.compare import compare
+from penstock.cli.compress import compress
 from penstock.cli.explain import explain
 from penstock.cli.limits import limits
 from penstock.cli.plan import plan
@@ -30,6 +31,7 @@ app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
+app.command()(compress)
 app.command()(reason)
 app.command()(limits)
 app.command()(audit)

@@ -1,0 +1,228 @@
+"""`penstock compress`: a cheaper checkpoint of a model, and what it costs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from penstock.compress.run import Compressed, How, Measuring
+
+
+class Form(StrEnum):
+    """Into which integers weights are rounded."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class Method(StrEnum):
+    """How weights are rounded."""
+
+    RTN = "rtn"
+    GPTQ = "gptq"
+    AWQ = "awq"
+
+
+class Order(StrEnum):
+    """Which layers go first."""
+
+    LOSS = "loss"
+    INFLUENCE = "influence"
+    RANDOM = "random"
+
+
+class Importance(StrEnum):
+    """What neurons and heads are kept for."""
+
+    ACTIVATION = "activation"
+    TAYLOR = "taylor"
+
+
+class Pattern(StrEnum):
+    """Where single weights may be set to zero."""
+
+    FREE = "free"
+    FOURS = "2:4"
+
+
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="embedded, or a directory or shape in Hugging Face layout.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="The directory to write.")],
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Take so many whole layers out.")
+    ] = None,
+    order: Annotated[
+        Order, typer.Option(help="Of layers: missed least in the loss, of least influence, any.")
+    ] = Order.LOSS,
+    neurons: Annotated[
+        float, typer.Option(help="Share of each layer's feed-forward neurons to keep.")
+    ] = 1.0,
+    heads: Annotated[
+        float, typer.Option(help="Share of each layer's KV heads, with their queries, to keep.")
+    ] = 1.0,
+    importance: Annotated[
+        Importance, typer.Option(help="Of neurons and heads: by activations, or by gradients.")
+    ] = Importance.ACTIVATION,
+    uneven: Annotated[
+        bool, typer.Option("--uneven", help="Let some layers keep more than others.")
+    ] = False,
+    zeros: Annotated[
+        float | None, typer.Option(help="Set this share of the weights to zero (Wanda).")
+    ] = None,
+    pattern: Annotated[Pattern, typer.Option(help="Where zeros may be.")] = Pattern.FREE,
+    distill: Annotated[
+        float | None,
+        typer.Option("--distill", min=0.0, help="Train for so many minutes, on what came of it."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Of --distill: MODEL itself if absent; none to do without.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.1, help="Of --distill.")] = 1.0,
+    truth: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Of --distill: the text's own share of the loss."),
+    ] = 0.1,
+    rate: Annotated[float, typer.Option(min=0.0, help="Of --distill: peak learning rate.")] = 5e-4,
+    weights: Annotated[Form | None, typer.Option(help="Round the weights to integers.")] = None,
+    method: Annotated[
+        Method, typer.Option(help="Of --weights: to the nearest, GPTQ, AWQ.")
+    ] = Method.GPTQ,
+    group: Annotated[int, typer.Option(min=16, help="Inputs of int4 that share a scale.")] = 128,
+    act_order: Annotated[
+        bool, typer.Option("--act-order", help="Of GPTQ: columns of large inputs first.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Of calibration text.")] = 64,
+    length: Annotated[int, typer.Option(min=16, help="Tokens of a row of calibration.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of --order random.")] = 0,
+    held_out: Annotated[
+        int, typer.Option(min=0, help="Rows of 512 held-out tokens to measure on; 0: none.")
+    ] = 40,
+    tasks: Annotated[int, typer.Option(min=0, help="Doctests of each of five grades.")] = 40,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="Do not measure speed.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with figures here.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture here.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result, and only that, as JSON.")
+    ] = False,
+) -> None:
+    """Make a cheaper checkpoint: prune, set to zero, distil, quantize, in this order.
+
+    Size, speed and quality are measured before and after. Ctrl-C keeps what is
+    finished; the same command goes on from there.
+    """
+    if missing := [n for n in ("torch", "safetensors") if importlib.util.find_spec(n) is None]:
+        _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
+    from penstock.compress.depth import Depth
+    from penstock.compress.distill import Distill
+    from penstock.compress.quantize import Quantize
+    from penstock.compress.run import Measuring
+    from penstock.compress.sparse import Sparsify
+    from penstock.compress.width import Width
+
+    recipe: list[How] = []
+    if layers is not None:
+        recipe.append(Depth(layers=layers, order=order.value, seed=seed))
+    if neurons != 1 or heads != 1:
+        recipe.append(
+            Width(neurons=neurons, heads=heads, importance=importance.value, uneven=uneven)
+        )
+    if zeros is not None:
+        recipe.append(Sparsify(share=zeros, pattern=pattern.value))
+    if distill is not None:
+        above = None if teacher == "none" else teacher or model
+        recipe.append(
+            Distill(minutes=distill, teacher=above, temperature=temperature, truth=truth, peak=rate)
+        )
+    if weights is not None:
+        recipe.append(
+            Quantize(
+                bits=8 if weights is Form.INT8 else 4,
+                method=method.value,
+                group=group,
+                act_order=act_order,
+            )
+        )
+    if not recipe:
+        raise typer.BadParameter(
+            "ask for at least one of --layers, --neurons, --heads, --zeros, --distill, --weights"
+        )
+    measuring = Measuring(rows=held_out, tasks=tasks, speed=not no_speed)
+    try:
+        made = _watched(model, out, recipe, rows=rows, length=length, measuring=measuring)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print(
+            f"penstock compress: interrupted; {out}.partial keeps what is finished. The same "
+            "command goes on from there; with fewer minutes of --distill it ends sooner.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    _report(made, html, png, json)
+
+
+def _watched(
+    model: str, out: Path, recipe: list[How], *, rows: int, length: int, measuring: Measuring
+) -> Compressed:
+    """Compress, with a bar of each part on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from penstock.compress.run import compress as run
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    parts = {}
+    with bar:
+
+        def heard(title: str, done: int, total: int) -> None:
+            if title not in parts:
+                parts[title] = bar.add_task(title, total=total)
+            bar.update(parts[title], completed=done, total=total)
+
+        return run(
+            model, out, recipe, rows=rows, length=length, measuring=measuring, progress=heard
+        )
+
+
+def _report(made: Compressed, html: Path | None, png: Path | None, json: bool) -> None:
+    if json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(made), indent=1).decode())
+    else:
+        from rich.console import Console
+
+        from penstock.report.compress import show
+
+        show(made, Console())
+    try:
+        if html is not None:
+            from penstock.report.compress import write_html
+
+            write_html(made, html)
+        if png is not None:
+            from penstock.report.compress import write_png
+
+            write_png(made, png)
+    except OSError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"penstock compress: {message}", file=sys.stderr)
+    raise typer.Exit(1)

@@ -1,0 +1,106 @@
+"""`penstock compress` from a name to a directory and its report."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from penstock.cli import app
+from penstock.compress import run
+from penstock.compress.desk import Desk
+from penstock.engine.llm import LLM
+
+QUICK = ["--rows", "2", "--length", "32", "--held-out", "2", "--tasks", "0"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["compress", *arguments], env={"COLUMNS": "110"})
+
+
+def test_a_pruned_and_quantized_model_and_its_report(family, tmp_path):
+    out = tmp_path / "small"
+    done = invoke(
+        str(family("llama")), "--out", str(out), "--layers", "1", "--order", "influence",
+        "--weights", "int4", "--group", "64", *QUICK, "--json",
+        "--html", str(tmp_path / "x.html"), "--png", str(tmp_path / "x.png"),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["before"]["layers"] == 4
+    assert made["after"]["layers"] == 3
+    assert made["after"]["file_bytes"] < made["before"]["file_bytes"]
+    assert made["before"]["quality"]["kl"] == 0
+    assert made["after"]["quality"]["kl"] > 0
+    assert made["before"]["quality"]["doctests_right"] is None
+    assert [speed["sequences"] for speed in made["after"]["speed"]] == [1, 16]
+    assert [step["how"]["type"] for step in made["steps"]] == ["depth", "quantize"]
+    assert made["conditions"]["calibration"] == "2 rows of 32 tokens, train split"
+    assert LLM(str(out)).generate([[1, 2, 3]])[0].token_ids
+    assert json.loads((out / "compress.json").read_text())["steps"] == made["steps"]
+    page = (tmp_path / "x.html").read_text()
+    assert "int4 in groups of 64 by GPTQ" in page
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "small.partial").exists()
+
+
+def test_the_table_says_what_it_cost(family, tmp_path):
+    done = invoke(
+        str(family("llama")), "--out", str(tmp_path / "x"), "--weights", "int8",
+        "--method", "rtn", *QUICK, "--no-speed",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for line in ("int8 by RTN", "held-out loss, nats", "KL to the original", "on disk, MB"):
+        assert line in done.stdout
+
+
+def test_interrupted_it_keeps_what_is_finished(family, tmp_path, monkeypatch):
+    out = tmp_path / "x"
+    asked = [
+        str(family("llama")), "--out", str(out), "--layers", "1", "--weights", "int8",
+        *QUICK, "--no-speed",
+    ]  # fmt: skip
+    times = []
+    real = run._apply
+
+    def first(checkpoint, how, desk: Desk):
+        times.append(how.title)
+        if len(times) == 2:
+            raise KeyboardInterrupt
+        return real(checkpoint, how, desk)
+
+    monkeypatch.setattr(run, "_apply", first)
+    stopped = invoke(*asked)
+    assert stopped.exit_code == 130
+    assert "x.partial keeps what is finished" in stopped.stderr
+    assert not out.exists()
+    assert invoke(*asked).exit_code == 0
+    assert len(times) == 3  # the first technique was not applied again
+    assert out.exists()
+
+
+def test_what_cannot_be_done_is_said(family, tmp_path):
+    nothing = invoke(str(family("llama")), "--out", str(tmp_path / "x"))
+    assert nothing.exit_code == 2
+    assert "ask for at least one of" in nothing.output
+    taken = invoke(str(family("llama")), "--out", str(tmp_path), "--weights", "int4")
+    assert taken.exit_code == 1
+    assert "exists; remove it" in taken.stderr
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_calibration_is_of_the_train_split(rows):
+    from tokenizers import Tokenizer
+
+    from penstock import models
+    from penstock.compress.corpus import calibration, held_out
+    from penstock.workload import stdlib
+
+    coder = Tokenizer.from_file(str(models.path("embedded") / "tokenizer.json"))
+    found = calibration(coder, [0], rows, 64)
+    assert found.shape == (rows, 65)
+    text = coder.decode(found[0].tolist())
+    assert any(text[4:60] in source for _, source in stdlib.texts("train"))
+    measured = held_out(lambda text: coder.encode(text).ids, 64, 4)
+    assert measured.shape == (4, 65)
+    text = coder.decode(measured[1].tolist())
+    assert not any(text[4:60] in source for _, source in stdlib.texts("train"))
