@@ -45,7 +45,7 @@ def test_abort_in_the_step_after_its_prefill() -> None:
     assert world.step()
     plan = world.schedule()
     assert plan is not None
-    stopped = world.compute(plan)
+    stopped, _ = world.compute(plan)
     world.scheduler.abort("gone")
     world.scheduler.abort("gone")
     world.scheduler.apply(plan, stopped)
@@ -126,7 +126,7 @@ def test_preempted_work_resumes_before_what_waits() -> None:
         fresh -= set(started)
         for newcomer in started:
             assert not any(s.order < newcomer.order for s in displaced)
-        world.scheduler.apply(plan, world.compute(plan))
+        world.finish(plan)
         world.check()
     world.verify()
     assert contests, "no newcomer ever waited behind a preempted one: this test showed nothing"
@@ -173,7 +173,7 @@ def test_static_batches_wait_to_fill_and_keep_their_rows() -> None:
         if plan is not None:
             paddings.append(plan.padding)
             assert "c" not in {s.id for s in plan.decodes} or paddings[-1] == 0
-            world.scheduler.apply(plan, world.compute(plan))
+            world.finish(plan)
         world.check()
         world.now += 1.0
     world.verify()

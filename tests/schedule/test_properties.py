@@ -49,7 +49,7 @@ def group_fits(world: World, width: int, limit: int) -> bool:
 def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -> World:
     """Live through a random life of a world and verify everything at its end."""
     rng = random.Random(seed)
-    world = World(policy, pages, page_size)
+    world = World(policy, pages, page_size, random.Random(seed) if seed % 3 else None)
     stems = [[rng.randrange(1, 50) for _ in range(rng.randrange(1, 40))] for _ in range(3)]
     capacity = world.scheduler.capacity()
     pending = requests
@@ -71,11 +71,11 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
             world.scheduler.abort(f"r{rng.randrange(requests)}")
         plan = world.schedule()
         if plan is not None:
-            stopped = world.compute(plan)
+            stopped, came_true = world.compute(plan)
             if rng.random() < 0.04:  # between schedule and apply, pages in flight
                 world.scheduler.abort(f"r{rng.randrange(requests)}")
                 world.scheduler.abort(f"r{rng.randrange(requests)}.0")
-            world.scheduler.apply(plan, stopped)
+            world.scheduler.apply(plan, stopped, came_true)
             world.branch(rng)
         else:
             scheduler = world.scheduler
@@ -103,6 +103,7 @@ def test_thousands_of_steps_in_a_tiny_pool() -> None:
     assert world.steps > 1_000
     assert world.scheduler.preemptions > 10
     assert world.branched > 40
+    assert world.came_true > 300
     assert any(s.peers and s.preemptions for s in world.sequences.values())
 
 

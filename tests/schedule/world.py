@@ -51,8 +51,12 @@ class Text:
 class World:
     """Drives a scheduler with the fake model and checks its promises after every step."""
 
-    def __init__(self, policy: Policy, pages: int, page_size: int) -> None:
+    def __init__(
+        self, policy: Policy, pages: int, page_size: int, guesser: random.Random | None = None
+    ) -> None:
         self.scheduler = Scheduler(policy, pages, page_size)
+        self.guesser = guesser  # with one, decodes guess ahead
+        self.came_true = 0
         self.page_size = page_size
         self.slots: dict[int, tuple[int, int]] = {}
         self.texts: dict[str, Text] = {}
@@ -112,7 +116,7 @@ class World:
 
     def schedule(self) -> StepPlan | None:
         before = list(self.scheduler._decodes)
-        plan = self.scheduler.schedule(self.now)
+        plan = self.scheduler.schedule(self.now, self._guesses())
         if plan is not None:
             # A decode is in every step until it ends or is preempted.
             for sequence in before:
@@ -123,16 +127,49 @@ class World:
                 )
             budget = self.scheduler.policy.max_step_tokens
             taken = sum(c.end - c.start for c in plan.chunks) + len(plan.decodes)
+            taken += sum(plan.guessed.values())
             if self.scheduler.policy.chunked_prefill and self.scheduler.policy.kv_cache:
                 assert taken <= budget
         self.check()
         return plan
 
-    def compute(self, plan: StepPlan) -> list[Sequence]:
-        """Take the plan through the fake model: write every row, then read; return the stopped."""
+    def _guesses(self) -> dict[Sequence, int]:
+        """For some of what decodes, how many tokens to guess."""
+        if self.guesser is None:
+            return {}
+        rng, known = self.guesser, list(self.sequences.values())
+        some = [s for s in known if s.state.name != "ENDED" and rng.random() < 0.7]
+        return {s: rng.randrange(0, 7) for s in some}
+
+    def _guess(self, plan: StepPlan) -> dict[Sequence, list[int]]:
+        """Guesses that come true for a while: the fake model's own tokens, then wrong ones."""
+        guesses = {}
+        for sequence, count in plan.guessed.items():
+            assert sequence in plan.decodes
+            assert self.guesser is not None
+            right = self.guesser.randrange(0, count + 1)
+            tokens = reference(self.texts[sequence.id].tokens, sequence.length + right)
+            found = tokens[sequence.length :]
+            guesses[sequence] = found + [VOCABULARY] * (count - len(found))
+        return guesses
+
+    def finish(self, plan: StepPlan) -> None:
+        """Compute a plan and apply it."""
+        stopped, came_true = self.compute(plan)
+        self.scheduler.apply(plan, stopped, came_true)
+
+    def compute(self, plan: StepPlan) -> tuple[list[Sequence], dict[Sequence, int]]:
+        """Take the plan through the fake model: write every row, then read.
+
+        Returns who sampled a stop, and how many guesses of whom came true.
+        """
         self.steps += 1
+        guesses, came_true = self._guess(plan), {}
         rows = [(c.sequence, c.start, c.end, c.samples) for c in plan.chunks]
         rows += [(s, s.computed, s.computed + 1, True) for s in plan.decodes]
+        for sequence, guess in guesses.items():
+            for position, token in enumerate(guess, sequence.length):
+                self.slots[self._slot(sequence, position)] = (position, token)
         for sequence, start, end, _ in rows:
             self.computed_tokens += end - start
             for position in range(start, end):
@@ -146,9 +183,18 @@ class World:
             if samples:
                 assert end == len(text.tokens)
                 text.tokens.append(next_token(context))
+                for guess in guesses.get(sequence, []):
+                    if text.tokens[-1] != guess or guess == STOP:
+                        break
+                    came_true[sequence] = came_true.get(sequence, 0) + 1
+                    end += 1
+                    context = [self.slots[self._slot(sequence, i)] for i in range(end)]
+                    assert context == list(enumerate(text.tokens)), f"{sequence.id} misread"
+                    text.tokens.append(next_token(context))
                 if text.tokens[-1] == STOP and sequence is sequence.group[0]:
                     stopped += sequence.group
-        return stopped
+        self.came_true += sum(came_true.values())
+        return stopped, came_true
 
     def _slot(self, sequence: Sequence, position: int) -> int:
         page, offset = divmod(position, self.page_size)
@@ -158,7 +204,7 @@ class World:
         """One step; False when there was nothing to compute."""
         plan = self.schedule()
         if plan is not None:
-            self.scheduler.apply(plan, self.compute(plan))
+            self.finish(plan)
         self.check()
         self.now += 1.0
         return plan is not None

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from types import MappingProxyType
 from typing import Literal
 
 from penstock.schedule.calendar import Calendar
@@ -38,13 +39,16 @@ class StepPlan:
     """One step, or with `steps` > 1 that many equal decode steps.
 
     `decodes` is a live view, valid until `apply`; each of its sequences
-    computes its newest token and samples the next. `grown` are those of them
-    that got a new page. `preempted` lost their pages to this plan (one of them
-    may be back already, with a chunk). `padding` counts a static batch's idle rows.
+    computes its newest token and samples the next. Those in `guessed` compute so
+    many guesses of what follows beside it, and may sample as many tokens more.
+    `grown` are the decodes that got a new page. `preempted` lost their pages to
+    this plan (one of them may be back already, with a chunk). `padding` counts a
+    static batch's idle rows.
     """
 
     decodes: Collection[Sequence]
     chunks: list[Chunk] = field(default_factory=list)
+    guessed: dict[Sequence, int] = field(default_factory=dict)
     grown: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     padding: int = 0
@@ -57,6 +61,9 @@ class Ended:
 
     sequence: Sequence
     reason: Reason
+
+
+NO_GUESSES: Mapping[Sequence, int] = MappingProxyType({})
 
 
 class Scheduler:
@@ -118,6 +125,17 @@ class Scheduler:
     def waiting(self) -> int:
         """Sequences in the queue, preempted ones included."""
         return self._waiting_count
+
+    @property
+    def decoding(self) -> Collection[Sequence]:
+        """Sequences that compute one token a step: a live view."""
+        return self._decodes.keys()
+
+    @property
+    def pending(self) -> int:
+        """Prompt tokens that the next steps compute beside the decodes, as far as can be told."""
+        running = sum(s.target - s.computed for s in self._prefills)
+        return running + (self._waiting_tokens if self.running < self.policy.max_running else 0)
 
     @property
     def has_work(self) -> bool:
@@ -226,9 +244,18 @@ class Scheduler:
         if sequence_id in self._sequences:
             self._aborted.update(s.id for s in self._sequences[sequence_id].group)
 
-    def schedule(self, now: float = 0.0) -> StepPlan | None:
-        """Plan the next step, or return None when there is nothing to compute now."""
-        return self.leap(1, now)
+    def schedule(
+        self, now: float = 0.0, guesses: Mapping[Sequence, int] = NO_GUESSES
+    ) -> StepPlan | None:
+        """Plan the next step, or return None when there is nothing to compute now.
+
+        `guesses` says how many tokens could be guessed for which decoding
+        sequences. They get what room others leave: fewer where the step or its
+        limit is full, none that would cost another sequence its pages.
+        """
+        plan = self._planned(now, guesses)
+        self._plan = plan
+        return plan
 
     def leap(self, limit: int, now: float = 0.0) -> StepPlan | None:
         """Plan like `schedule`, for up to `limit` equal decode steps at once.
@@ -238,6 +265,13 @@ class Scheduler:
         with these `steps` or fewer, leaves the same state as walking those steps
         one by one: pages that sequences need on the way are added by `apply`.
         """
+        plan = self._planned(now, NO_GUESSES)
+        if plan is not None and not plan.chunks and limit > 1:
+            plan.steps = max(1, min(limit, self._quiet_steps()))
+        self._plan = plan
+        return plan
+
+    def _planned(self, now: float, guesses: Mapping[Sequence, int]) -> StepPlan | None:
         if self._plan is not None:
             raise RuntimeError("the last plan was not applied")
         self._sweep()
@@ -248,27 +282,34 @@ class Scheduler:
         for sequence in sorted(self._prefills, key=lambda s: s.order):
             if sequence in self._prefills:  # not preempted by an older one just now
                 budget -= self._advance(sequence, budget, plan)
-        self._admit(budget, plan, now)
+        budget = self._admit(budget, plan, now)
         if not self._decodes and not plan.chunks:
             return None
+        if guesses:
+            self._make_room(guesses, budget, plan)
         if plan.grown:
             plan.grown = [s for s in plan.grown if s.state is State.DECODE]
         if self.policy.batching == "static":
             plan.padding = self._batch - self.running
-        if not plan.chunks and limit > 1:
-            plan.steps = max(1, min(limit, self._quiet_steps()))
-        self._plan = plan
         return plan
 
-    def apply(self, plan: StepPlan, stopped: Iterable[Sequence] = ()) -> None:
+    def apply(
+        self,
+        plan: StepPlan,
+        stopped: Iterable[Sequence] = (),
+        came_true: Mapping[Sequence, int] = NO_GUESSES,
+    ) -> None:
         """Account for a computed plan. `stopped` sampled a stop token in it.
 
-        Every decode and every chunk with `samples` has one more token now.
+        Every decode and every chunk with `samples` has one more token now; those in
+        `came_true` as many more as it says, at most what the plan let them guess.
         """
         if plan is not self._plan:
             raise RuntimeError("apply takes the plan that schedule gave last")
         self._plan = None
         self._pass(plan.steps)
+        for sequence in plan.guessed:
+            self._hurry(sequence, came_true.get(sequence, 0))
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.end
         for sequence in stopped:
@@ -444,15 +485,16 @@ class Scheduler:
                 return
             self._preempt(self._youngest(), plan)
 
-    def _admit(self, budget: int, plan: StepPlan, now: float) -> None:
+    def _admit(self, budget: int, plan: StepPlan, now: float) -> int:
+        """Let newcomers in; return what is left of the budget."""
         if self.policy.batching == "static" and not self._open_batch(now):
-            return
+            return budget
         while self._waiting_count:
             head = self._head()
             if not self._seats(head) or not self._fits(head):
-                return
+                break
             if budget <= 0 and self.policy.batching == "continuous":
-                return
+                break
             for _ in head.group:  # next to each other in the queue
                 sequence = self._head()
                 heappop(self._waiting)
@@ -464,6 +506,7 @@ class Scheduler:
             for sequence in head.group:
                 budget -= self._advance(sequence, budget, plan)
             self._batch = self.running
+        return budget
 
     def _open_batch(self, now: float) -> bool:
         """Static batching: whether a new batch may start."""
@@ -508,6 +551,34 @@ class Scheduler:
         heappush(self._waiting, (sequence.order, sequence))
         self._waiting_count += 1
         self._waiting_tokens += sequence.target
+
+    # Guesses
+
+    def _make_room(self, guesses: Mapping[Sequence, int], budget: int, plan: StepPlan) -> None:
+        """Let decodes compute guesses where that takes nothing from anybody."""
+        for sequence, asked in guesses.items():
+            if sequence.state is not State.DECODE or sequence.peers:
+                continue
+            room = sequence.limit - sequence.length - 1  # the token after the guesses is sampled
+            count = min(asked, budget, room)
+            if count < 1:
+                continue
+            missing = self._pages_for(sequence.length + count) - len(sequence.pages)
+            if missing > 0 and self.pool.available < missing + len(self._decodes):
+                # Every decode may need a page soon, and shall not be preempted for a guess.
+                missing, count = 0, len(sequence.pages) * self.page_size - sequence.length
+            if count > 0:
+                sequence.pages += self.pool.take(max(0, missing))
+                plan.guessed[sequence] = count
+                budget -= count
+
+    def _hurry(self, sequence: Sequence, tokens: int) -> None:
+        """A decode with guesses is so many tokens further than the clock tells."""
+        if tokens:
+            sequence.computed += tokens
+            sequence.last_tick -= tokens
+            heappush(self._ends, (sequence.last_tick, sequence.order, sequence))
+        self._note_event(sequence)  # it may also have got pages for what did not come true
 
     # From one state to the next
 
