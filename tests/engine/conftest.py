@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -35,4 +36,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<pad>", "<bos>", "<eos>"])
     tokenizer.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def draft(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, disturbed: it guesses right often, and not always."""
+    directory = tmp_path_factory.mktemp("draft")
+    for file in checkpoint.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    torch.manual_seed(1)
+    weights = load_file(checkpoint / "model.safetensors")
+    noisy = {name: w + 0.02 * torch.randn_like(w) for name, w in weights.items()}
+    save_file(noisy, directory / "model.safetensors", metadata={"format": "pt"})
     return directory

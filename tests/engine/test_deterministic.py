@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from penstock.engine.kernels.native import library
@@ -44,3 +45,25 @@ def test_a_text_does_not_depend_on_its_company(formats):
         said = together.generate(PROMPTS * 2, params * 2)
         assert [completion.token_ids for completion in said] == texts * 2
     assert together.engine.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("speculate", ["lookup", "suffix", "draft"])
+@pytest.mark.parametrize("formats", [{}, {"weights": "int8", "kv": "int8"}], ids=["bf16", "int8"])
+def test_a_text_does_not_depend_on_guesses(formats, speculate):
+    options = EngineOptions(dtype="bf16", deterministic=True, threads=1, **formats)
+    params = [GREEDY, DRAWN] * 3
+    texts = [c.token_ids for c in LLM("embedded", options).generate(PROMPTS, params)]
+    guessing = msgspec.structs.replace(
+        options,
+        speculate=speculate,
+        draft_tokens=6,
+        max_running=5,
+        max_step_tokens=64,
+        kv_tokens=272,
+    )
+    llm = LLM("embedded", guessing)
+    for _ in range(2):  # the second time on cached prefixes, and after texts like it
+        assert [c.token_ids for c in llm.generate(PROMPTS, params)] == texts
+    stats = llm.engine.stats()
+    assert 0.1 < sum(stats.guessed_right) / sum(stats.guessed) < 1
+    assert stats.preemptions > 0

@@ -31,7 +31,9 @@ from penstock.engine.request import (
     Timing,
 )
 from penstock.engine.runner import Runner, Spent
-from penstock.schedule import Policy, QueueFull, RequestRefused, Scheduler, Sequence
+from penstock.engine.speculate.choose import draft_config, speculator
+from penstock.engine.speculate.speculator import Tally
+from penstock.schedule import Policy, QueueFull, RequestRefused, Scheduler, Sequence, StepPlan
 from penstock.schedule.keys import PageKeys
 from penstock.schedule.sequence import Keys, no_keys
 
@@ -62,7 +64,12 @@ class Engine:
     """
 
     def __init__(
-        self, decoder: Decoder, about: ModelFacts, options: EngineOptions, directory: Path
+        self,
+        decoder: Decoder,
+        about: ModelFacts,
+        options: EngineOptions,
+        directory: Path,
+        draft: Decoder | None = None,
     ) -> None:
         config = decoder.config
         policy = Policy(
@@ -92,6 +99,7 @@ class Engine:
             decoder, kv, self._grammars, rows=options.max_running, longest=longest
         )
         self._runner.warm_up()
+        self.speculator = speculator(self._runner, options, draft)
         self._generations: dict[Sequence, Generation] = {}
         self._alive: dict[str, dict[int, Sequence]] = {}  # by request, by choice or beam
         self._compiling: dict[str, list[Sequence]] = {}  # by request, until its grammar is ready
@@ -109,23 +117,16 @@ class Engine:
         options = options or EngineOptions()
         directory = models.path(model)
         config = ModelConfig.load(directory)
+        drafting = draft_config(model, config, options)
         dtype = facts.choose_dtype(options, config)
-        kernels = choose(
-            config,
-            dtype=dtype,
-            device=options.device,
-            page_size=options.page_size,
-            weights=options.weights,
-            kv=options.kv,
-            kernels=options.kernels,
-            deterministic=options.deterministic,
-        )
-        kernels.threads(len(os.sched_getaffinity(0)))  # packing is work for all
-        decoder = loader.load_weights(config, directory, dtype, options.device, kernels)
+        decoder = _decoder(config, directory, dtype, options)
+        draft = None if drafting is None else _decoder(*drafting, dtype, options)
         threads = facts.choose_threads(options, decoder)
         torch.set_num_threads(threads)
-        kernels.threads(threads)
-        return cls(decoder, facts.gather(model, decoder, options), options, directory)
+        for loaded in filter(None, (decoder, draft)):
+            loaded.kernels.threads(threads)
+        about = facts.gather(model, decoder, options, draft)
+        return cls(decoder, about, options, directory, draft)
 
     @property
     def has_work(self) -> bool:
@@ -150,6 +151,11 @@ class Engine:
         spent = self._runner.spent
         spent.schedule = self._scheduling
         return spent
+
+    @property
+    def speculation(self) -> Tally | None:
+        """What became of guesses so far; None if nobody guesses."""
+        return None if self.speculator is None else self.speculator.tally
 
     def submit(self, request: GenerateRequest) -> None:
         """Accept a request, or raise.
@@ -230,7 +236,8 @@ class Engine:
         started = time.perf_counter()
         now = time.monotonic()
         self._queue_compiled(request for request in self._compiling if self._compiled(request))
-        plan = self.scheduler.schedule(now)
+        guesses = self._ask()
+        plan = self.scheduler.schedule(now, guesses)
         self._scheduling += time.perf_counter() - started
         deltas: dict[Sequence, Delta] = {}
         self._end(deltas)  # aborted since the last step; their rows are wanted now
@@ -240,6 +247,8 @@ class Engine:
                 generation = self._generations[chunk.sequence]
                 generation.started = generation.started or now
             try:
+                self._runner.place(plan, self._generations)
+                self._guess(plan)
                 sampled = self._runner.run(plan, self._generations)
             except Exception as broken:  # the step's requests fail, the engine lives
                 log.exception("a step of the model failed")
@@ -247,13 +256,41 @@ class Engine:
                 self.scheduler.fail()
             else:
                 computed = time.perf_counter()
+                came_true = self._learn(plan)
                 stopped = self._account(sampled, deltas)
-                self.scheduler.apply(plan, stopped)
+                self.scheduler.apply(plan, stopped, came_true)
                 self._scheduling += time.perf_counter() - computed
                 self._branch(sampled)
             self._counters.steps += 1
         self._end(deltas, error)
         return list(deltas.values())
+
+    def _ask(self) -> dict[Sequence, int]:
+        """How many tokens to guess, and for whom."""
+        if self.speculator is None:
+            return {}
+        started = time.perf_counter()
+        scheduler = self.scheduler
+        pending = min(scheduler.pending, scheduler.policy.max_step_tokens)
+        guesses = self.speculator.ask(scheduler.decoding, self._generations, pending)
+        self.spent.guess += time.perf_counter() - started
+        return guesses
+
+    def _guess(self, plan: StepPlan) -> None:
+        if self.speculator is not None and plan.guessed:
+            started = time.perf_counter()
+            self.speculator.guess(plan.guessed, self._generations)
+            self.spent.guess += time.perf_counter() - started
+
+    def _learn(self, plan: StepPlan) -> dict[Sequence, int]:
+        """How many guesses came true, of whom."""
+        came_true = {}
+        for sequence in plan.guessed:
+            generation = self._generations[sequence]
+            came_true[sequence] = right = len(generation.tokens) - generation.told - 1
+            assert self.speculator is not None
+            self.speculator.learn(sequence, generation, right)
+        return came_true
 
     def _compiled(self, request_id: str) -> bool:
         guides = [self._generations[s].guide for s in self._compiling[request_id]]
@@ -272,7 +309,8 @@ class Engine:
         now = time.monotonic()
         stopped = []
         for sequence, generation in sampled:
-            token = generation.tokens[-1]
+            new = generation.tokens[generation.told :]
+            generation.told += len(new)
             newborn = generation.first == 0.0
             if newborn:
                 generation.first = now
@@ -284,19 +322,17 @@ class Engine:
                     stopped.append(sequence)
                 continue
             if generation.failure is not None:
-                stopped.append(sequence)
-                continue
-            delta = deltas[sequence] = self._delta(sequence, generation, [token])
+                new.pop()  # what its grammar could not follow
+            delta = deltas[sequence] = self._delta(sequence, generation, new)
             if generation.logprobs is not None:
-                delta.logprobs = generation.logprobs
+                delta.logprobs, generation.logprobs = generation.logprobs[: len(new)], []
             if newborn:
                 delta.prompt_logprobs = generation.prompt_logprobs
-            self._counters.output_tokens += 1
-            params = generation.request.params
+            self._counters.output_tokens += len(new)
             if (
-                generation.over
-                or token in params.stop_token_ids
-                or (token in self._eos and not params.ignore_eos)
+                generation.failure is not None
+                or generation.over
+                or generation.tokens[-1] in generation.enders
             ):
                 stopped.append(sequence)
         return stopped
@@ -318,6 +354,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Return a snapshot of queue, pages and totals."""
         scheduler, counters = self.scheduler, self._counters
+        tally = self.speculation or Tally()
         return EngineStats(
             running=scheduler.running,
             waiting=scheduler.waiting + sum(map(len, self._compiling.values())),
@@ -333,6 +370,10 @@ class Engine:
             finished=counters.finished,
             cancelled=counters.cancelled,
             failed=counters.failed,
+            drafts=tally.drafts,
+            guessed=tally.made,
+            guessed_right=tally.right,
+            guess_s=self.spent.guess,
         )
 
     def _end(self, deltas: dict[Sequence, Delta], error: str | None = None) -> None:
@@ -341,7 +382,9 @@ class Engine:
         for ended in self.scheduler.ended:
             sequence = ended.sequence
             generation = self._generations.pop(sequence)
-            self._runner.unseat(generation)
+            self._runner.tables.unseat(generation)
+            if self.speculator is not None:
+                self.speculator.ended(sequence, generation)
             request = generation.request
             del self._alive[request.id][generation.index]
             if not self._alive[request.id]:
@@ -383,6 +426,24 @@ class Engine:
         spent = self.spent
         busy = spent.schedule + spent.prepare + spent.model + spent.sample + spent.account
         return min(60.0, max(1.0, busy / ended if ended else 1.0))
+
+
+def _decoder(
+    config: ModelConfig, directory: Path, dtype: torch.dtype, options: EngineOptions
+) -> Decoder:
+    """Load a checkpoint for the kernels that the options ask for."""
+    kernels = choose(
+        config,
+        dtype=dtype,
+        device=options.device,
+        page_size=options.page_size,
+        weights=options.weights,
+        kv=options.kv,
+        kernels=options.kernels,
+        deterministic=options.deterministic,
+    )
+    kernels.threads(len(os.sched_getaffinity(0)))  # packing is work for all
+    return loader.load_weights(config, directory, dtype, options.device, kernels)
 
 
 def _timing(sequence: Sequence, generation: Generation, now: float) -> Timing:

@@ -24,10 +24,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def choose_dtype(options: EngineOptions, config: ModelConfig) -> torch.dtype:
-    """Precision to compute in: as asked, or that of the checkpoint, fp16 becoming bf16."""
+    """Precision to compute in: as asked, or that of the checkpoint, fp16 becoming bf16.
+
+    Beside integers it is bf16, in which their kernels compute.
+    """
     if options.dtype != "auto":
         return DTYPES[options.dtype]
-    return torch.float32 if config.checkpoint_dtype == "float32" else torch.bfloat16
+    wide = config.checkpoint_dtype == "float32" and config.quantization is None
+    return torch.float32 if wide else torch.bfloat16
 
 
 def choose_threads(options: EngineOptions, decoder: Decoder) -> int:
@@ -39,8 +43,10 @@ def choose_threads(options: EngineOptions, decoder: Decoder) -> int:
     return 1
 
 
-def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
-    """Describe a loaded model, and size its KV pool.
+def gather(
+    model: str, decoder: Decoder, options: EngineOptions, draft: Decoder | None = None
+) -> ModelFacts:
+    """Describe a loaded model, and size its KV pool, of which a draft model has a copy.
 
     Raises `ValueError` for a context or a pool that cannot be.
     """
@@ -52,17 +58,10 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
             "the context of this checkpoint."
         )
     dtype = decoder.dtype
-    # The store's own arithmetic, on an empty one.
-    per_token = KVStore(
-        decoder.kv_layers(),
-        1,
-        options.page_size,
-        dtype,
-        decoder.device,
-        storage=decoder.kernels.pages,
-    ).bytes_per_token
+    per_token = _kv_bytes(decoder, options)
+    for_both = per_token + (0 if draft is None else _kv_bytes(draft, options))
     tokens = options.kv_tokens or min(
-        options.max_running * longest, _free_bytes(decoder.device) // 4 // per_token
+        options.max_running * longest, _free_bytes(decoder.device) // 4 // for_both
     )
     pages = tokens // options.page_size
     if pages < 1:
@@ -94,6 +93,18 @@ def gather(model: str, decoder: Decoder, options: EngineOptions) -> ModelFacts:
         # Whoever asks for quality must be able to see that there is none.
         synthetic=models.is_synthetic(models.path(model)),
     )
+
+
+def _kv_bytes(decoder: Decoder, options: EngineOptions) -> int:
+    """Bytes of one token's K and V, by the store's own arithmetic, on an empty one."""
+    return KVStore(
+        decoder.kv_layers(),
+        1,
+        options.page_size,
+        decoder.dtype,
+        decoder.device,
+        storage=decoder.kernels.pages,
+    ).bytes_per_token
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.engine.beam import BeamSearch
 from penstock.engine.grammar import Matcher
@@ -16,18 +16,21 @@ from penstock.engine.shaping import Shaping
 class Generation:
     """A sequence's tokens, which the scheduler counts and never sees.
 
-    The fields after `row` are None for what the request does not ask for.
+    The fields after `guess` are None for what the request does not ask for.
     """
 
     request: GenerateRequest
     index: int  # which choice
     tokens: list[int]  # the prompt, then what was sampled
     seed: int
+    enders: frozenset[int]  # tokens that end it
+    told: int  # of its tokens, how many the caller knows
     row: int = -1  # its row in the runner's tables while it runs
+    guess: list[int] = field(default_factory=list)  # of its next tokens, for this step
     shaping: Shaping | None = None
     search: BeamSearch | None = None
     guide: Future[Matcher] | None = None  # where it is in its grammar, once that is compiled
-    logprobs: list[TokenLogprob] | None = None  # of the newest token
+    logprobs: list[TokenLogprob] | None = None  # of the newest tokens, not told yet
     prompt_logprobs: list[TokenLogprob | None] | None = None
     started: float = 0.0  # monotonic, seconds: its first chunk was planned
     first: float = 0.0  # its first token was sampled
@@ -61,6 +64,8 @@ def generations(
             index,
             list(request.prompt),
             choice_seed(seed, index),
+            enders,
+            told=len(request.prompt),
             shaping=Shaping(params, request.prompt, enders) if Shaping.wanted(params) else None,
             search=search,
             logprobs=None if params.logprobs is None else [],

@@ -7,6 +7,14 @@ from typing import Literal
 import msgspec
 
 
+Dtype = Literal["auto", "fp32", "bf16"]
+Weights = Literal["plain", "int8", "int4"]
+KV = Literal["plain", "int8"]
+Kernels = Literal["auto", "native", "torch"]
+Batching = Literal["continuous", "static"]
+Speculate = Literal["off", "lookup", "suffix", "draft"]
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every switch of the engine, with the defaults of `penstock serve`.
 
@@ -15,10 +23,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `threads` None takes one for a small model and every core for others.
     """
 
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    weights: Literal["plain", "int8", "int4"] = "plain"  # plain: in the precision of `dtype`
-    kv: Literal["plain", "int8"] = "plain"  # how K and V are stored
-    kernels: Literal["auto", "native", "torch"] = "auto"
+    dtype: Dtype = "auto"
+    weights: Weights = "plain"  # plain: in the precision of `dtype`
+    kv: KV = "plain"  # how K and V are stored
+    kernels: Kernels = "auto"
     deterministic: bool = False  # refuse to run if results could depend on the batch
     device: str = "cpu"
     threads: int | None = None
@@ -31,8 +39,12 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_waiting: int = 1024  # queued requests before 429
     max_waiting_tokens: int = 4_000_000  # queued prompt tokens before 429
 
-    batching: Literal["continuous", "static"] = "continuous"
+    batching: Batching = "continuous"
     fill_wait_s: float = 0.05  # static only: how long a batch waits to fill
     kv_cache: bool = True
     prefix_sharing: bool = True
     chunked_prefill: bool = True
+
+    speculate: Speculate = "off"  # where guesses of the next tokens come from
+    draft_model: str | None = None  # for "draft": a checkpoint of the same vocabulary
+    draft_tokens: int | None = None  # guesses a step; None: as many as pay

@@ -9,7 +9,7 @@ on nothing else: not on the batch, a preemption, or what was drawn before.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,12 @@ class SamplingRows:
     min_p: NDArray[np.float32]  # 0: off
     seed: NDArray[np.int64]  # of the choice: see `choice_seed`
     position: NDArray[np.int64]  # index of the token to be drawn
+
+    def take(self, rows: NDArray[np.int64]) -> SamplingRows:
+        """The parameters of some of the rows."""
+        return SamplingRows(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
 
 
 def sample(logits: Tensor, rows: SamplingRows, draw: Draw | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from penstock.models import SYNTHETIC_MARK
@@ -138,6 +138,9 @@ SHAPES = {
         eps=1e-5,
     ),
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072),
+    # Nobody's model: a draft of the one above, a ninth of it, as the embedded model's
+    # draft is an eighth of its target.
+    "qwen3-0.6b-draft": replace(_qwen3(384, 4, 4, 1024), kv_heads=2),
     "llama-3.2-1b": Shape(
         family="llama",
         hidden=2048,

@@ -1,0 +1,90 @@
+"""Which drafter an engine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock import models
+from penstock.engine.kv import KVStore
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.options import EngineOptions
+from penstock.engine.runner import Runner
+from penstock.engine.speculate.copying import Lookup, Suffix
+from penstock.engine.speculate.drafter import Drafter
+from penstock.engine.speculate.measure import step_table
+from penstock.engine.speculate.model import DraftModel
+from penstock.engine.speculate.speculator import Speculator
+
+
+def draft_config(
+    model: str, config: ModelConfig, options: EngineOptions
+) -> tuple[ModelConfig, Path] | None:
+    """The draft model that the options ask for, and where it is.
+
+    Raises `ValueError` for options that contradict each other, and for a draft model
+    that cannot guess for this one.
+    """
+    if options.speculate != "off" and not options.kv_cache:
+        raise ValueError(f"speculate={options.speculate} needs the KV cache: kv_cache=true.")
+    if options.speculate == "off" and options.draft_tokens is not None:
+        raise ValueError(
+            f"draft_tokens={options.draft_tokens} without guesses: set speculate to "
+            "lookup, suffix or draft."
+        )
+    if options.speculate != "draft":
+        if options.draft_model is not None:
+            raise ValueError(
+                f"draft_model={options.draft_model} with speculate={options.speculate}: "
+                "set speculate=draft."
+            )
+        return None
+    name = options.draft_model or ("embedded-draft" if model == "embedded" else None)
+    if name is None:
+        raise ValueError(f"speculate=draft needs a draft_model of the vocabulary of {model}.")
+    directory = models.path(name)
+    draft = ModelConfig.load(directory)
+    if draft.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"draft_model={name} has {draft.vocab_size:,} tokens, {model} has "
+            f"{config.vocab_size:,}: they must share one vocabulary."
+        )
+    longest = options.max_model_len or config.max_positions
+    if draft.max_positions < longest:
+        raise ValueError(
+            f"draft_model={name} holds {draft.max_positions:,} tokens of context, this engine "
+            f"{longest:,}: lower max_model_len to {draft.max_positions:,}."
+        )
+    return draft, directory
+
+
+def speculator(runner: Runner, options: EngineOptions, draft: Decoder | None) -> Speculator | None:
+    """What guesses for a runner, or None. Measures its steps, if that decides how often.
+
+    Raises `ValueError` for more guesses than the drafter can make.
+    """
+    if options.speculate == "off":
+        return None
+    drafter: Drafter
+    if draft is not None:
+        kv = KVStore(
+            draft.kv_layers(),
+            runner.kv.pages,
+            runner.kv.page_size,
+            draft.dtype,
+            draft.device,
+            storage=draft.kernels.pages,
+        )
+        seconds = step_table(draft, kv, options.max_running)
+        budget = options.max_step_tokens
+        drafter = DraftModel(draft, kv, runner.tables, budget=budget, seconds=seconds)
+    else:
+        drafter = Lookup() if options.speculate == "lookup" else Suffix()
+    fixed = options.draft_tokens
+    if fixed is not None and not 1 <= fixed <= drafter.most:
+        raise ValueError(
+            f"draft_tokens={fixed} must lie between 1 and {drafter.most} with "
+            f"speculate={options.speculate}; leave it out to guess as many as pay."
+        )
+    step = step_table(runner.decoder, runner.kv, options.max_step_tokens)
+    return Speculator(drafter, step, fixed)
