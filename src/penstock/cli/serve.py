@@ -5,12 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from penstock.engine.options import EngineOptions
+from penstock.engine.options import (
+    KV,
+    Batching,
+    Dtype,
+    EngineOptions,
+    Kernels,
+    Speculate,
+    Weights,
+)
 from penstock.serve.options import KEYS_VARIABLE, ServeOptions
 from penstock.serve.signals import exit_on_signal
 
@@ -21,49 +28,7 @@ _SERVER = ServeOptions()
 _MODULES = ("torch", "safetensors", "fastapi", "uvicorn", "zmq", "pydantic", "prometheus_client")
 
 
-class Dtype(StrEnum):
-    """Precision to compute in."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Weights(StrEnum):
-    """How weights are stored and multiplied."""
-
-    PLAIN = "plain"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class KV(StrEnum):
-    """How keys and values are stored."""
-
-    PLAIN = "plain"
-    INT8 = "int8"
-
-
-class Kernels(StrEnum):
-    """What multiplies and attends."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    TORCH = "torch"
-
-
-class LogForm(StrEnum):
-    """How lines on standard error look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class Batching(StrEnum):
-    """How requests come together in a step."""
-
-    CONTINUOUS = "continuous"
-    STATIC = "static"
+LogForm = Literal["text", "json"]
 
 
 def serve(
@@ -76,20 +41,20 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _SERVER.host,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = _SERVER.port,
-    dtype: Annotated[Dtype, typer.Option(help="Precision to compute in.")] = Dtype.AUTO,
+    dtype: Annotated[Dtype, typer.Option(help="Precision to compute in.")] = _ENGINE.dtype,
     weights: Annotated[
         Weights,
         typer.Option(
             help="plain: in the precision of --dtype; int8, int4: quantized while they are loaded."
         ),
-    ] = Weights.PLAIN,
+    ] = _ENGINE.weights,
     kv: Annotated[
         KV, typer.Option(help="How keys and values are stored: plain, as they are computed.")
-    ] = KV.PLAIN,
+    ] = _ENGINE.kv,
     kernels: Annotated[
         Kernels,
         typer.Option(help="native: in C, for a CPU with AVX-512; auto: those where they run."),
-    ] = Kernels.AUTO,
+    ] = _ENGINE.kernels,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -121,7 +86,7 @@ def serve(
     ] = _ENGINE.max_waiting_tokens,
     batching: Annotated[
         Batching, typer.Option(help="static is the baseline to compare with.")
-    ] = Batching.CONTINUOUS,
+    ] = _ENGINE.batching,
     fill_wait: Annotated[
         float, typer.Option(min=0, help="Static batching: seconds a batch waits to fill.")
     ] = _ENGINE.fill_wait_s,
@@ -134,6 +99,19 @@ def serve(
     chunked_prefill: Annotated[
         bool, typer.Option(help="Take long prompts in parts, beside running requests.")
     ] = _ENGINE.chunked_prefill,
+    speculate: Annotated[
+        Speculate,
+        typer.Option(
+            help="Guess the next tokens and judge many at once, the text unchanged: from the "
+            "request's own text (lookup), past outputs too (suffix), or a small model (draft)."
+        ),
+    ] = _ENGINE.speculate,
+    draft_model: Annotated[
+        str | None, typer.Option(help="For --speculate draft: a model of the same vocabulary.")
+    ] = None,
+    draft_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Guesses a step; as many as pay if absent.")
+    ] = None,
     stall_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds without a step before /health fails.")
     ] = _SERVER.stall_after_s,
@@ -167,7 +145,7 @@ def serve(
     write_timeout: Annotated[
         float, typer.Option(help="Seconds a client may leave its answer unread.")
     ] = _SERVER.write_timeout_s,
-    log_format: Annotated[LogForm, typer.Option(help="Of standard error.")] = LogForm.TEXT,
+    log_format: Annotated[LogForm, typer.Option(help="Of standard error.")] = "text",
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's completions and chat APIs.
 
@@ -182,12 +160,12 @@ def serve(
     from penstock.serve.client import EngineDied
     from penstock.serve.server import run
 
-    logs.set_up(log_format.value, "server", quote_exceptions=False)
+    logs.set_up(log_format, "server", quote_exceptions=False)
     engine_options = EngineOptions(
-        dtype=dtype.value,
-        weights=weights.value,
-        kv=kv.value,
-        kernels=kernels.value,
+        dtype=dtype,
+        weights=weights,
+        kv=kv,
+        kernels=kernels,
         deterministic=deterministic,
         device=device,
         threads=threads,
@@ -198,11 +176,14 @@ def serve(
         max_step_tokens=max_step_tokens,
         max_waiting=max_waiting,
         max_waiting_tokens=max_waiting_tokens,
-        batching=batching.value,
+        batching=batching,
         fill_wait_s=fill_wait,
         kv_cache=kv_cache,
         prefix_sharing=prefix_sharing,
         chunked_prefill=chunked_prefill,
+        speculate=speculate,
+        draft_model=draft_model,
+        draft_tokens=draft_tokens,
     )
     try:
         options = ServeOptions(
@@ -217,7 +198,7 @@ def serve(
             max_body=max_body,
             body_timeout_s=body_timeout,
             write_timeout_s=write_timeout,
-            log_format=log_format.value,
+            log_format=log_format,
         )
         run(model, engine_options, options)
     except (ValueError, OSError, EngineDied) as error:

@@ -176,6 +176,22 @@ class _EngineCollector(Collector):
         )
         yield _counter("prefix_cache_hits", "Prompt tokens found in it.", stats.cached_tokens)
         yield _counter("num_preemptions", "Requests put back for want of pages.", stats.preemptions)
+        yield _counter("spec_decode_num_drafts", "Times a request guessed ahead.", stats.drafts)
+        yield _counter("spec_decode_num_draft_tokens", "Tokens guessed.", sum(stats.guessed))
+        yield _counter(
+            "spec_decode_num_accepted_tokens", "Guesses that came true.", sum(stats.guessed_right)
+        )
+        for name, help_, by_position in (
+            ("draft", "Tokens guessed, by position in the guess.", stats.guessed),
+            ("accepted", "Guesses that came true, by position.", stats.guessed_right),
+        ):
+            counter = CounterMetricFamily(
+                f"penstock:spec_decode_num_{name}_tokens_per_pos", help_, labels=["position"]
+            )
+            for position, count in enumerate(by_position):
+                counter.add_metric([str(position)], count)
+            yield counter
+        yield _counter("spec_decode_seconds", "Time that guessing took.", stats.guess_s)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:
