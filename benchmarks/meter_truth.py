@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from penstock.meter.truth import Timing, TrueAnswer, Truth, true_server
 
 ROUNDS = 3  # answers on each stream
 READING_NS = 10**9  # after the last event: answers may be read a little later
+IDENTITY = ("repeat", "itl_ms", "streams", "start", "tool")  # of a row
 RESULT = Path(__file__).parent / "results" / "meter_truth.json"
 
 
@@ -203,7 +205,8 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULT, help="written after every row")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
     given = parser.parse_args()
     versions: dict[str, str] = {}
     starts: dict[str, list[str]] = {}
@@ -214,29 +217,7 @@ def main() -> None:
             versions[tool.name] = version(tool, given.work)
         except (RuntimeError, subprocess.SubprocessError) as error:
             versions[tool.name] = f"not measured: {error}"
-    rows: list[dict[str, Any]] = []
-    levels = [
-        (repeat, float(itl), int(streams), start)
-        for repeat in range(given.repeats)
-        for itl in given.itl.split(",")
-        for streams in given.streams.split(",")
-        for start in given.starts.split(",")
-    ]
-    for repeat, itl, streams, start in levels:
-        timing = Timing(itl_s=itl / 1e3, events=given.events)
-        for tool in chosen:
-            if tool.name in starts:
-                row = measure(
-                    tool,
-                    starts[tool.name],
-                    streams=streams,
-                    burst=start == "burst",
-                    timing=timing,
-                    tokenizer=given.tokenizer,
-                )
-                rows.append({"repeat": repeat, "load_average": os.getloadavg()[0]} | row)
-                print(json.dumps({k: v for k, v in rows[-1].items() if k != "command"}))
-    result = {
+    result: dict[str, Any] = {
         "conditions": {
             "date": date.today().isoformat(),
             "hardware": describe(),
@@ -246,10 +227,31 @@ def main() -> None:
             "rounds": ROUNDS,
             "versions": versions,
         },
-        "rows": rows,
+        "rows": json.loads(given.out.read_bytes())["rows"] if given.resume else [],
     }
+    rows = result["rows"]
+    done = [[row[key] for key in IDENTITY] for row in rows]
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    for repeat, itl, streams, start, tool in product(
+        range(given.repeats),
+        map(float, given.itl.split(",")),
+        map(int, given.streams.split(",")),
+        given.starts.split(","),
+        chosen,
+    ):
+        if tool.name not in starts or [repeat, itl, streams, start, tool.name] in done:
+            continue
+        row = measure(
+            tool,
+            starts[tool.name],
+            streams=streams,
+            burst=start == "burst",
+            timing=Timing(itl_s=itl / 1e3, events=given.events),
+            tokenizer=given.tokenizer,
+        )
+        rows.append({"repeat": repeat, "load_average": os.getloadavg()[0]} | row)
+        print(json.dumps({k: v for k, v in rows[-1].items() if k != "command"}))
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
