@@ -8,6 +8,7 @@ from penstock import __version__
 from penstock.cli import hardware, models, runs
 from penstock.cli.audit import audit
 from penstock.cli.bench import bench
+from penstock.cli.cache import cache
 from penstock.cli.calibrate import calibrate
 from penstock.cli.compare import compare
 from penstock.cli.compress import compress
@@ -37,6 +38,7 @@ app.command()(limits)
 app.command()(audit)
 app.command()(plan)
 app.command()(simulate)
+app.command()(cache)
 app.command()(calibrate)
 app.add_typer(models.app, name="models")
 app.add_typer(hardware.app, name="hardware")
