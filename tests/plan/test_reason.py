@@ -89,12 +89,21 @@ def test_a_perfect_verifier_gains_as_pass_at_k_says(answers):
 def test_gains_are_taken_question_by_question(answers):
     kinds = list(answers.samples.values())
     answers.samples = {str(i): kinds[i % 3] for i in range(30)}
+    answers.greedy *= 10
     one, _, four = trade(answers).quality
     assert (one.gain, one.gain_ci95) == (0, None)
     assert four.gain == pytest.approx(four.majority.value - one.majority.value)
     low, high = four.gain_ci95
     assert low < four.gain < high
     assert high - low < four.majority.ci95[1] - four.majority.ci95[0]
+
+
+def test_the_vote_is_held_against_one_greedy_answer(answers):
+    one, _, four = trade(answers).quality
+    assert one.over_greedy == pytest.approx(1 / 3 - 2 / 3)
+    assert four.over_greedy == pytest.approx(four.majority.value - 2 / 3)
+    low, high = four.over_greedy_ci95
+    assert low < four.over_greedy < high
 
 
 def test_here_time_is_what_was_measured(answers):
@@ -133,7 +142,7 @@ def test_hardware_costs_while_it_answers_and_tokens_what_they_are(answers):
 
 
 def test_an_interrupted_run_says_so_and_leaves_out_what_nobody_timed(answers):
-    del answers.samples["b"], answers.samples["c"]
+    del answers.samples["b"], answers.samples["c"], answers.greedy[1:]
     answers.timed = answers.timed[:1]
     found = trade(answers, (10,))
     assert (found.questions, found.asked) == (1, 3)

@@ -60,9 +60,10 @@ def sentences(found: Trade) -> Iterator[str]:
         return
     yield (
         f"The majority of {most.samples} is right in {percent(most.majority.value)} "
-        f"({_between(most.majority)}), {_gain(most.gain, most.gain_ci95)}; "
-        f"{percent(most.any_right.value)} of the questions have a right answer among their "
-        f"{most.samples}, which is as far as any way of choosing could get."
+        f"({_between(most.majority)}), {_gain(most.gain, most.gain_ci95)} over "
+        f"{_samples(few.samples)} and {_gain(most.over_greedy, most.over_greedy_ci95)} over the "
+        f"greedy answer; {percent(most.any_right.value)} of the questions have a right answer "
+        f"among their {most.samples}, which is as far as any way of choosing could get."
     )
     here, *others = found.engines
     ends = here.spent[0], here.spent[-1]
@@ -234,8 +235,8 @@ def _gain(gain: float, between: Sequence[float] | None) -> str:
     if between is None:
         return f"{_points(gain)} points"
     low, high = between
-    said = f"{_points(gain)} points ({_points(low)} to {_points(high)})"
-    return said if low > 0 or high < 0 else f"{said}, which chance could do"
+    clear = "" if low > 0 or high < 0 else ", which chance could do"
+    return f"{_points(gain)} points ({_points(low)} to {_points(high)}{clear})"
 
 
 def _points(share: float) -> str:

@@ -41,7 +41,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
     `any_right` is what a verifier that never errs would make of them: the upper
     curve of all ways to choose. `gain` is the vote's over that of the fewest
-    samples, in shares of questions, with Student's interval over questions.
+    samples, `over_greedy` that over one greedy answer, in shares of questions,
+    with Student's intervals over questions.
     """
 
     samples: int
@@ -49,6 +50,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     any_right: Share
     gain: float
     gain_ci95: Interval | None
+    over_greedy: float
+    over_greedy_ci95: Interval | None
     output_tokens: float  # a question's, all samples together
 
 
@@ -155,29 +158,31 @@ def trade(
         prompt_tokens=prompt,
         answer_tokens=answer,
         greedy=_share([bool(record.correct) for record in answers.greedy]),
-        quality=_quality(groups, asking.samples, asking.seed, answer),
+        quality=_quality(answers, answer),
         engines=[here, *others],
         price=None if price is None else str(price),
     )
 
 
-def _quality(
-    groups: Sequence[Sequence[Record]], samples: Sequence[int], seed: int, answer: float
-) -> list[Quality]:
+def _quality(answers: Answers, answer: float) -> list[Quality]:
+    groups, asking = list(answers.samples.values()), answers.asking
+    greedy = np.array([bool(record.correct) for record in answers.greedy], dtype=float)
     found: list[Quality] = []
     fewest = np.zeros(0)
-    for n in samples:
-        votes = np.array([_vote(group, n, (seed, i)) for i, group in enumerate(groups)])
+    for n in asking.samples:
+        votes = np.array([_vote(group, n, (asking.seed, i)) for i, group in enumerate(groups)])
         anyone = [any_right(sum(bool(r.correct) for r in g), len(g), n) for g in groups]
         fewest = votes if not found else fewest
-        gains = votes - fewest
+        gains, over = votes - fewest, votes - greedy
         found.append(
             Quality(
                 samples=n,
                 majority=_share(votes.tolist()),
                 any_right=_share(anyone),
                 gain=float(gains.mean()),
-                gain_ci95=t_interval(gains.tolist()) if n > samples[0] else None,
+                gain_ci95=t_interval(gains.tolist()) if n > asking.samples[0] else None,
+                over_greedy=float(over.mean()),
+                over_greedy_ci95=t_interval(over.tolist()),
                 output_tokens=n * answer,
             )
         )
