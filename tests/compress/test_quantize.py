@@ -193,3 +193,14 @@ def test_transformers_reads_the_same_weights(made, form):
     with torch.no_grad():
         wanted = forward.forward(shape, meant, tokens)
         torch.testing.assert_close(theirs(input_ids=tokens).logits, wanted, atol=1e-2, rtol=1e-2)
+
+
+def test_beside_integers_a_checkpoint_of_fp32_is_served_in_bf16(native, made, tmp_path):
+    """In fp32 the integer kernels would stand idle, and nobody asked for that."""
+    import json
+    import shutil
+
+    shutil.copytree(made("int4")[0], tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    (tmp_path / "x" / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    assert LLM(str(tmp_path / "x")).engine.facts.precision == "int4 weights, else bf16"

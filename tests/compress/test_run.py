@@ -87,6 +87,18 @@ def test_what_cannot_be_done_is_said(family, tmp_path):
     assert "exists; remove it" in taken.stderr
 
 
+def test_what_was_trained_for_other_minutes_is_not_built_on(llama, desk, monkeypatch):
+    from penstock.compress import corpus
+    from penstock.compress.distill import Distill
+
+    monkeypatch.setattr(corpus, "training_texts", lambda: {"library": ["x = 1\n" * 99]})
+    done = Distill(minutes=0, teacher=None)
+    made = run._once(llama, done, desk, "step-0")
+    assert run._once(llama, done, desk, "step-0").checkpoint.config == made.checkpoint.config
+    with pytest.raises(ValueError, match="for 0 minutes .* already, not fine-tuned for 9 minutes"):
+        run._once(llama, Distill(minutes=9, teacher=None), desk, "step-0")
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_calibration_is_of_the_train_split(rows):
     from tokenizers import Tokenizer

@@ -33,7 +33,8 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True, tag="depth"):
             "loss": "missed least, one after the other",
             "random": f"at random, seed {self.seed}",
         }
-        return f"{self.layers} layers taken out, {by[self.order]}"
+        count = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        return f"{count} taken out, {by[self.order]}"
 
 
 def prune_depth(checkpoint: Checkpoint, how: Depth, desk: Desk) -> Made:

@@ -58,7 +58,8 @@ def distil(
     """Train for the minutes given, on the train split, from where `desk.work` left off.
 
     Ctrl-C keeps the state as it is and is raised again. The details have the loss of
-    the training rows over time. Raises `ValueError` for a teacher of another vocabulary.
+    the training rows over time, and for how long it was trained. Raises `ValueError`
+    for a teacher of another vocabulary.
     """
     if teacher is not None and teacher.shape.vocab_size != student.shape.vocab_size:
         raise ValueError(
@@ -97,7 +98,7 @@ def distil(
         run.save()
     return Made(
         student.having({name: tensor.detach() for name, tensor in run.weights.items()}),
-        {"loss of training rows": run.course},
+        {"loss of training rows": run.course, "trained": [run.told]},
     )
 
 
@@ -138,6 +139,11 @@ class _Run:
             mean = sum(self._recent) / len(self._recent)
             self.course.append({"seconds": self.elapsed, "loss": mean})
             self._recent.clear()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """How long it really was, and how many rows of each source were read."""
+        return {"minutes": self.elapsed / 60, **self.corpus.taken}
 
     def save(self) -> None:
         """Keep everything that `__init__` reads."""

@@ -180,14 +180,22 @@ def measure(
 
 
 def _once(checkpoint: Checkpoint, how: How, desk: Desk, name: str) -> Made:
-    """Apply a technique, or read what it made if it was applied before the job was interrupted."""
+    """Apply a technique, or read what it made if it was applied before the job was interrupted.
+
+    Raises `ValueError` if that was a training of other minutes: what follows builds on it.
+    """
     story = desk.work.directory / f"{name}.json"
     if story.exists() and (tensors := desk.work.find(name)) is not None:
-        config, details = json.loads(story.read_text())
+        title, config, details = json.loads(story.read_text())
+        if title != how.title:
+            raise ValueError(
+                f"it is {title} already, not {how.title}; ask for the same again, or remove "
+                f"{desk.work.directory}."
+            )
         return Made(replace(checkpoint, config=config, tensors=tensors), details)
     made = _apply(checkpoint, how, desk)
     desk.work.keep(name, made.checkpoint.tensors)
-    story.write_text(json.dumps([made.checkpoint.config, made.details]))
+    story.write_text(json.dumps([how.title, made.checkpoint.config, made.details]))
     return made
 
 

@@ -11,10 +11,10 @@ from penstock.report import look
 from penstock.report.look import Chart
 
 _MEASURES = {
-    "influence of each layer": ("layer", "influence", "1 - cosine of what goes in and comes out"),
+    "influence of each layer": ("layer", "influence", "1 - cosine of input and output"),
     "error of each layer's output": ("layer", "error", "% of what the layer changes"),
-    "loss as layers go": ("layer", "loss", "loss of the calibration rows, nats a token"),
-    "loss of training rows": ("seconds", "loss", "loss, nats a token"),
+    "loss as layers go": ("layer", "loss", "nats a token of calibration text"),
+    "loss of training rows": ("seconds", "loss", "nats a token"),
     "width of each layer": ("layer", "intermediate_size", "neurons"),
     "share of zeros in each layer": ("layer", "zeros", "% of zeros"),
 }
@@ -22,12 +22,12 @@ _PERCENT = ("error", "zeros")
 
 
 def change(rows: Sequence[Mapping[str, Any]], width: int, height: int) -> Chart:
-    """Every measure after, as a share of its value before: `measure`, `before`, `after`, `said`."""
+    """Every measure of `rows` after, as a share of its value before."""
     drawn = [
         {
             "measure": row["measure"],
             "share": 100 * row["after"] / row["before"],
-            "said": row["said"],
+            "said": f"{row['was']} → {row['said']}",
         }
         for row in rows
         if row["before"]
@@ -80,4 +80,4 @@ def detail(title: str, rows: Sequence[Mapping[str, Any]], width: int, height: in
         order = "layers in the order they go" if title == "loss as layers go" else "layer"
         x = alt.X("x:N", title=order, sort=None, axis=alt.Axis(labelAngle=0))
         chart = alt.Chart(look.data(drawn)).mark_bar(color=look.ACCENT[0]).encode(x=x, y=y)
-    return look.dress(chart.properties(title=axis), width, height)
+    return look.dress(chart.properties(title=f"{title}: {axis}"), width, height)
