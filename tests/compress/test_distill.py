@@ -15,7 +15,13 @@ from penstock.compress.training import Optimizers, distillation
 from tests.compress.conftest import tokenizer
 
 TEXT = "def add(a, b):\n    return a + b\n"
-HOW = Distill(minutes=1, teacher="it", length=32, rows=4, peak=2e-3)
+
+
+def lasting(minutes: float) -> Distill:
+    return Distill(minutes=minutes, teacher="it", length=32, rows=4, peak=2e-3)
+
+
+HOW = lasting(1)
 
 
 class Clock:
@@ -56,32 +62,28 @@ def test_a_pruned_model_comes_nearer_to_what_it_was(llama, desk):
 
 
 def test_interrupted_it_goes_on_to_the_same_end(llama, desk, tmp_path):
-    student = without(llama, {1})
-    whole = distil(student, llama, HOW, desk, Clock()).checkpoint
+    student, how = without(llama, {1}), lasting(0.5)
+    whole = distil(student, llama, how, desk, Clock()).checkpoint
     again = replace(desk, work=Work(tmp_path / "again", {}))
     with pytest.raises(KeyboardInterrupt):
-        distil(student, llama, HOW, again, Clock(stop_after=40))
+        distil(student, llama, how, again, Clock(stop_after=30))
     found = again.work.find("distill")
     assert found is not None
-    assert 5 < float(found["/elapsed"]) < 40
-    resumed = distil(student, llama, HOW, again, Clock()).checkpoint
-    # A step that Ctrl-C cut off is taken again on the next rows: alike, not the same.
+    assert 5 < float(found["/elapsed"]) < 30
+    resumed = distil(student, llama, how, again, Clock()).checkpoint
+    # The step that Ctrl-C cut off is taken again, on the next rows: alike, not the same.
     assert distance(whole, resumed) < 0.2 * distance(student, whole)
 
 
 def test_with_less_time_it_ends_with_what_there_is(llama, desk):
     student = without(llama, {1})
     with pytest.raises(KeyboardInterrupt):
-        distil(student, llama, HOW, desk, Clock(stop_after=40))
+        distil(student, llama, HOW, desk, Clock(stop_after=20))
     kept = desk.work.find("distill")
     assert kept is not None
-    made = distil(student, llama, replace_minutes(0), desk, Clock()).checkpoint
+    made = distil(student, llama, lasting(0), desk, Clock()).checkpoint
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(made.tensors[name], kept[name].bfloat16())
-
-
-def replace_minutes(minutes):
-    return Distill(minutes=minutes, teacher="it", length=32, rows=4, peak=2e-3)
 
 
 def test_a_teacher_of_other_words_is_refused(llama, desk):
