@@ -50,8 +50,8 @@ def split(settled: Sequence[Sized], found: Sequence[Option], question: Question)
         says = f"Do not split: no fleet with prompts apart keeps the limits; {when}."
     else:
         says = (
-            f"Do not split: with prompts on replicas of their own the cheapest fleet costs "
-            f"{cost}, not ${best.usd_per_hour:,.2f}; {when}."
+            f"Do not split: an hour of the cheapest fleet with prompts on replicas of their own "
+            f"costs {cost}, of this one ${best.usd_per_hour:,.2f}; {when}."
         )
     return Advice(topic="split", do=False, says=says)
 
