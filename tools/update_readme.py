@@ -19,11 +19,13 @@ from rich.console import Console
 from penstock.record import run as runs
 from penstock.report import png, terminal
 from readme_audit import audited
+from readme_cache import swept, validated
 from readme_meter import meter
 from readme_peers import peers
 from readme_planner import planner
 from readme_prediction import kernels as efficiencies
 from readme_prediction import predicted, simulated
+from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
 
 ROOT = Path(__file__).parent.parent
@@ -170,6 +172,13 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(steps.read_text(), "kernels", efficiencies(results["kernel_efficiencies"]))
     page = fill(page, "predicted", predicted(results["predict_validate"]))
     steps.write_text(fill(page, "simulated", simulated(results["simulate_validate"])))
+    reasoning = ROOT / "docs/reasoning.md"
+    page = fill(reasoning.read_text(), "samples", samples(results["reason"]))
+    reasoning.write_text(fill(page, "prefixes", prefixes(results["shared_prefix"])))
+    caches = ROOT / "docs/prefix_cache.md"
+    page = fill(caches.read_text(), "mooncake", swept(results["cache_mooncake"]))
+    page = fill(page, "agentic", swept(results["cache_agentic"]))
+    caches.write_text(fill(page, "validated", validated(results["cache_validate"])))
     fleets = ROOT / "docs/simulator.md"
     page = fill(fleets.read_text(), "speed", speed(results["simulate_speed"]))
     page = fill(page, "routing", routing(results["routing_study"]))
