@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from benchmarks.measured_points import Replicas, measured, rows
+from benchmarks.measured_points import Replicas, devices, measured, rows
 from benchmarks.predict_validate import main, ranking, validate
 
 HEAD = (
@@ -59,6 +59,9 @@ def test_what_a_row_leaves_open_is_told_from_the_rest(small):
     # fp4 weights of 671 B parameters need four devices; the decode replica's tp says eight.
     assert measured(found[4]).parts == (Replicas(tp=4), Replicas(tp=8))
     assert measured(found[4]).devices == 12
+    # That is a guess, for predictions; told is only the width of what experts are not cut by.
+    assert devices(found[4]) is None
+    assert devices({**found[4], "model_path": "meta-llama/Llama-3.1-70B"}) == 12
 
 
 def test_groups_beyond_a_node_are_counted_once():
@@ -67,6 +70,7 @@ def test_groups_beyond_a_node_are_counted_once():
     row |= {"tp_size": "1", "attention_dp_size": "64", "moe_ep_size": "8", "tpot_ms": "20"}
     row |= {"isl": "8192", "osl": "1024", "concurrency": "64", "precision": "fp4"}
     assert measured(row).parts == (Replicas(dp=8, ep=8),)
+    assert devices(row) == 8
     row |= {"tp_size": "64", "attention_dp_size": "1"}
     assert measured(row).parts == (Replicas(tp=8, ep=8),)
     row |= {"tp_size": "16", "moe_ep_size": "1"}

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from benchmarks.measured_points import measured
 
 from penstock.plan.limits import largest_batch
 from penstock.predict.architecture import architecture
@@ -45,12 +46,10 @@ def test_no_measured_point_is_faster_than_the_hardware_allows():
     rows = [row for row in every if row["mode"] == "agg" and not waited(row)]
     shares = []
     for row in rows:
-        groups = int(row["attention_dp_size"] or 1)
-        at = ceiling(
-            row["model_path"], row["system"], row["precision"], int(row["tp_size"]), groups
-        )
-        in_flight = int(row["concurrency"] or int(row["batch_size"]) * groups)
-        step = decode_load(in_flight, mean_context(int(row["isl"]), int(row["osl"])))
+        point = measured(row)
+        part = point.parts[0]
+        at = ceiling(point.model, point.system, row["precision"], part.tp, part.dp)
+        step = decode_load(point.concurrency, mean_context(int(row["isl"]), int(row["osl"])))
         shares.append((1000 * at.seconds(alone(step)) / float(row["tpot_ms"]), row))
     beaten = [(row["concurrency"], row["batch_size"]) for share, row in shares if share > 1]
     # Two columns of one point contradict each other: 13 sequences and 416 in flight.
