@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,14 +123,16 @@ def _marks(swept: Sweep, *, named: bool = False) -> list[alt.Chart]:
         band = alt.Chart(look.data(gap)).mark_rect(color=look.SHADE[0], opacity=1)
         marks.append(band.encode(x=x, x2="to:Q"))
         rules.append((knee.at, "knee", look.INK[0], 8))
-    right = max(_size(pool) for pool in swept.pools)
-    left = min(_size(pool) for pool in swept.pools)
+    left, right = (math.log(_size(pool)) for pool in (swept.pools[0], swept.pools[-1]))
+    rules.sort(key=lambda rule: _size(rule[0]))
     for pool, name, colour, up in rules:
         at = _size(pool)
+        # Names stand away from each other, the left one to the left, unless the edge is near.
+        place = (math.log(at) - left) / ((right - left) or 1.0)
+        side: Any = "right" if place > (0.3 if pool is rules[0][0] else 0.7) else "left"
         base = alt.Chart(look.data([{"x": at, "name": f"{name} {pool.size}"}])).encode(x=x)
         marks.append(base.mark_rule(color=colour, strokeWidth=1.3))
         if named:
-            side: Any = "right" if at * at > left * right else "left"
             away = -6 if side == "right" else 6
             text = base.mark_text(dx=away, dy=-up, align=side, fontSize=11, color=colour)
             marks.append(text.encode(y=alt.value("height"), text="name:N"))
