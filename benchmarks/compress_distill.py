@@ -81,7 +81,10 @@ def main() -> None:
         print(f"{name}: loss {study.result[name]['loss_over_original']:+.2%}", flush=True)
 
     study.put("original", value=figures(before, before))
-    study.put("conditions", value=conditions(original.engine) | {"minutes": given.minutes})
+    study.put(
+        "conditions",
+        value=conditions(original.engine) | {"model": given.model, "minutes": given.minutes},
+    )
     if not study.has("pruned"):
         keep("pruned", pruned, layers_left=len(pruned.shape.layers))
     for name, teacher in (("distilled", str(source)), ("fine-tuned", None)):

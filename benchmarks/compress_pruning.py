@@ -5,8 +5,8 @@
 Quality is that of the embedded model, before any recovery; speed that of random weights
 at a real shape pruned in the same proportions (`--shape`, made before with `penstock
 models make`). The two are set side by side and never multiplied. Depth by three
-orders, width by two kinds of importance, even and uneven. `--part quality` or `speed`
-does one of the two; begun again with the same --out, it goes on where it stopped.
+orders, width by two kinds of importance, even and uneven. `--part quality`, `layers` or
+`speed` does one of the three; begun again with the same --out, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 from benchmarks.common import arguments, conditions
 from benchmarks.compress_quality import Study, figures
 from penstock import models
-from penstock.compress import corpus
+from penstock.compress import corpus, forward
 from penstock.compress.checkpoint import Checkpoint
-from penstock.compress.depth import Depth, prune_depth
+from penstock.compress.depth import Depth, prune_depth, without
 from penstock.compress.desk import Desk, Made, Work
 from penstock.compress.quality import log_probabilities, quality
 from penstock.compress.sparse import Sparsify, sparsify
@@ -102,6 +102,7 @@ def measure_quality(study: Study, given: Any) -> None:
         "quality",
         value=conditions(original.engine)
         | {
+            "model": given.model,
             "held_out_tokens": given.tokens * given.texts,
             "doctests": given.tasks * len(doctests.GRADES),
             "calibration": f"{given.rows} rows of {given.length} tokens, train split",
@@ -122,6 +123,27 @@ def measure_quality(study: Study, given: Any) -> None:
         print(f"{name}: loss {value['loss_over_original']:+.2%}")
 
 
+def measure_layers(study: Study, given: Any) -> None:
+    """What each layer alone is worth to text that the model was trained on, and to other text."""
+    source = models.path(given.model)
+    checkpoint = Checkpoint.read(source)
+    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
+    end = checkpoint.shape.eos_token_ids[:1]
+    texts = {
+        "calibration": corpus.calibration(coder, end, given.rows, given.length),
+        "held_out": corpus.held_out(lambda text: coder.encode(text).ids, given.length, given.rows),
+    }
+    told = f"{given.rows} rows of {given.length} tokens of each, in fp32"
+    study.put("conditions", "layers", value={"model": given.model, "text": told})
+    for gone in (None, *range(len(checkpoint.shape.layers))):
+        left = checkpoint if gone is None else without(checkpoint, {gone})
+        losses = {
+            name: forward.loss(left.shape, left.floats(), rows) for name, rows in texts.items()
+        }
+        study.put("without a layer", "none" if gone is None else str(gone), value=losses)
+        print(f"without layer {gone}: {losses}")
+
+
 def measure_speed(study: Study, given: Any) -> None:
     """The ways of `TIMED` on random weights at a real shape, all in turn."""
     source = models.path(given.shape)
@@ -136,7 +158,11 @@ def measure_speed(study: Study, given: Any) -> None:
         del checkpoint
         llms = {name: LLM(str(place)) for name, place in places.items()}
         found = speeds(llms)
-        study.put("conditions", "speed", value=conditions(llms["original"].engine))
+        study.put(
+            "conditions",
+            "speed",
+            value=conditions(llms["original"].engine) | {"model": given.shape},
+        )
         for name, rates in found.items():
             value = {str(rate.sequences): [rate.least, rate.median, rate.most] for rate in rates}
             value["step_bytes"] = [llms[name].engine.facts.weight_bytes]
@@ -156,7 +182,7 @@ def _in_layers(checkpoint: Checkpoint) -> int:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shape", default="llama-110m")
-    parser.add_argument("--part", choices=("quality", "speed", "both"), default="both")
+    parser.add_argument("--part", choices=("quality", "layers", "speed", "all"), default="all")
     parser.add_argument("--tokens", type=int, default=512, help="of a row of text")
     parser.add_argument("--texts", type=int, default=40, help="rows of text")
     parser.add_argument("--tasks", type=int, default=40, help="doctests of each grade")
@@ -164,10 +190,10 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a row of calibration")
     given = parser.parse_args()
     study = Study(given.out)
-    if given.part != "speed":
-        measure_quality(study, given)
-    if given.part != "quality":
-        measure_speed(study, given)
+    measures = {"quality": measure_quality, "layers": measure_layers, "speed": measure_speed}
+    for part, measure in measures.items():
+        if given.part in (part, "all"):
+            measure(study, given)
 
 
 if __name__ == "__main__":
