@@ -20,6 +20,7 @@ from penstock.record import run as runs
 from penstock.report import png, terminal
 from readme_audit import audited
 from readme_cache import swept, validated
+from readme_compress import one_layer_less, pruning, rounding
 from readme_meter import meter
 from readme_peers import peers
 from readme_planner import planner
@@ -166,6 +167,11 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     (ROOT / "README.md").write_text(text)
     kernels = ROOT / "docs/kernels.md"
     kernels.write_text(fill(kernels.read_text(), "quality", quality(results["format_quality"])))
+    compressing = ROOT / "docs/compress.md"
+    page = fill(compressing.read_text(), "compress-quality", rounding(results["compress_quality"]))
+    page = fill(page, "compress-pruning", pruning(results["compress_pruning"]))
+    page = fill(page, "compress-layers", one_layer_less(results["compress_pruning"]))
+    compressing.write_text(page)
     audit = ROOT / "docs/audit.md"
     audit.write_text(fill(audit.read_text(), "validated", audited(results["audit_validate"])))
     steps = ROOT / "docs/step_time.md"
