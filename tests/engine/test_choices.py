@@ -21,7 +21,7 @@ from penstock.engine.request import (
     SamplingParams,
     TokenLogprob,
 )
-from penstock.schedule import QueueFull
+from penstock.schedule import QueueFull, RequestRefused
 from tests.engine.test_engine import BASE, GREEDY, drain, prompts, request
 
 SEEDED = SamplingParams(n=3, temperature=1.0, top_p=0.95, seed=11, max_tokens=20, ignore_eos=True)
@@ -125,11 +125,17 @@ def test_one_choice_can_be_ended_alone(checkpoint: Path) -> None:
 def test_all_choices_are_queued_or_none(checkpoint: Path) -> None:
     options = msgspec.structs.replace(BASE, max_running=1, max_waiting=2)
     engine = Engine.load(str(checkpoint), options)
-    with pytest.raises(QueueFull):
-        engine.submit(request("a", [5] * 20, SEEDED))
+    with pytest.raises(RequestRefused, match="3 sequences") as refused:
+        engine.submit(request("a", [5] * 20, SEEDED))  # not now, and not later
+    assert refused.value.field == "n"
     assert not engine.has_work
-    engine.submit(request("a", [5] * 20, msgspec.structs.replace(SEEDED, n=2)))
-    assert len(choices(drain(engine)["a"])) == 2
+    two = msgspec.structs.replace(SEEDED, n=2)
+    engine.submit(request("a", [5] * 20, two))
+    with pytest.raises(QueueFull):
+        engine.submit(request("b", [5] * 20, two))
+    said = drain(engine)
+    assert list(said) == ["a"]
+    assert len(choices(said["a"])) == 2
 
 
 @pytest.fixture(scope="module")

@@ -235,9 +235,14 @@ def test_equal_priority_preempts_nobody_for_a_seat() -> None:
 
 def test_the_queue_takes_all_choices_or_none() -> None:
     world = World(Policy(max_running=1, max_step_tokens=24, max_waiting=2), 20, 4)
-    with pytest.raises(QueueFull, match="max_waiting"):
-        world.scheduler.add(*(Sequence(id=i, prompt=2, limit=5) for i in range(3)))
+    three = [Sequence(id=i, prompt=2, limit=5) for i in range(3)]
+    with pytest.raises(RequestRefused, match="max_waiting"):
+        world.scheduler.add(*three)
     assert not world.scheduler.has_work
+    world.scheduler.add(three[0])
+    with pytest.raises(QueueFull, match="max_waiting"):
+        world.scheduler.add(*three[1:])
+    assert world.scheduler.waiting == 1
 
 
 def test_beams_that_can_never_run_are_refused() -> None:

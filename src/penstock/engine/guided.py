@@ -21,6 +21,7 @@ class Guided:
     """
 
     def __init__(self, grammars: Grammars, asking: list[tuple[int, Generation]]) -> None:
+        self.grammars = grammars
         self._rows: list[tuple[int, Generation, Matcher]] = []
         for row, generation in asking:
             if generation.guide is not None:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-
 Dtype = Literal["auto", "fp32", "bf16"]
 Weights = Literal["plain", "int8", "int4"]
 KV = Literal["plain", "int8"]

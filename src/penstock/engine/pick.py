@@ -9,7 +9,6 @@ from torch import Tensor
 
 from penstock.engine.beam import BeamSearch
 from penstock.engine.generation import Generation
-from penstock.engine.grammar import Grammars
 from penstock.engine.guided import Guided
 from penstock.engine.sampling import Draw, SamplingRows, sample
 from penstock.engine.scores import score
@@ -21,7 +20,6 @@ def pick(
     sampling: SamplingRows,
     owners: list[tuple[int, Generation]],
     guided: Guided,
-    grammars: Grammars,
     draw: Draw,
 ) -> list[int]:
     """Append to each owner's `tokens` what it takes; return how many that are, for each.
@@ -36,11 +34,8 @@ def pick(
     `guided` has begun the masks of the owners' first rows.
     """
     asking = [(row, owner) for row, owner in owners if not owner.plain]
-    later = [(row, owner) for row, owner in asking if owner.guess]
-    if not later:
-        tokens = _choose(logits, sampling, asking, guided, draw)
-    else:
-        tokens = _one_by_one(logits, sampling, asking, later, guided, grammars, draw)
+    choose = _one_by_one if any(owner.guess for _, owner in asking) else _choose
+    tokens = choose(logits, sampling, asking, guided, draw)
     drawn = tokens.tolist()
     taken = []
     for row, owner in owners:
@@ -61,9 +56,7 @@ def _one_by_one(
     logits: Tensor,
     sampling: SamplingRows,
     asking: list[tuple[int, Generation]],
-    later: list[tuple[int, Generation]],
     guided: Guided,
-    grammars: Grammars,
     draw: Draw,
 ) -> NDArray[np.int64]:
     """As `_choose`, where what a row asks for depends on the token before it.
@@ -71,6 +64,7 @@ def _one_by_one(
     A row that is not reached, since a guess before it was wrong or ended the
     sequence, is -1.
     """
+    later = [(row, owner) for row, owner in asking if owner.guess]
     rows = np.array([row + i for row, owner in later for i in range(1, len(owner.guess) + 1)])
     kept = logits[torch.from_numpy(rows).to(logits.device)]  # drawing may overwrite them
     place = {int(row): i for i, row in enumerate(rows)}
@@ -92,7 +86,7 @@ def _one_by_one(
             kept[[place[int(row)] for row in at]],
             sampling.take(at),
             again,
-            Guided(grammars, again),
+            Guided(guided.grammars, again),
             draw,
         )
     return tokens

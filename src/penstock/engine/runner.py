@@ -114,7 +114,7 @@ class Runner:
         if scored:
             logits = self._score_prompts(logits, scored)
         draw = self.decoder.kernels.draw
-        taken = pick(logits, parameters, owners, guided, self.grammars, draw)
+        taken = pick(logits, parameters, owners, guided, draw)
         sampled = time.perf_counter()
         rows = np.array([g.row for _, g in sampling], np.int64)
         tables.computed[rows] += np.array(taken, np.int64)

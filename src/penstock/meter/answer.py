@@ -103,6 +103,10 @@ def _read_stream(pieces: Sequence[tuple[int, bytes]], choices: int, whole: bool)
     stream, read = EventStream(), _Read(choices)
     plain = _plain(pieces)
     for (at_ns, _), chunk in zip(pieces, plain, strict=False):
+        if (text := chunk.only_text()) is not None:
+            read.events.append(Event(at_ns, 0, text, "", None, None, None))
+            read.totals[0] = 0
+            continue
         _note(read, at_ns, chunk)
         if read.error:
             return read

@@ -126,6 +126,37 @@ class Chunk(msgspec.Struct, gc=False):
     object: Any = None
     message: Any = None  # beside "object": "error", as SGLang and older vLLM have it
 
+    def only_text(self) -> str | None:
+        """Text for choice 0, where that is all the event holds: what most of them are."""
+        choices = self.choices
+        if (
+            choices is None
+            or len(choices) != 1
+            or self.usage is not None
+            or self.timings is not None
+            or self.error
+            or self.object == "error"
+        ):
+            return None
+        choice = choices[0]
+        delta = choice.delta
+        if (
+            delta is None
+            or choice.index
+            or choice.text
+            or choice.finish_reason
+            or choice.token_ids is not None
+            or choice.logprobs is not None
+            or choice.meta_info is not None
+            or type(delta.content) is not str
+            or delta.reasoning_content
+            or delta.reasoning
+            or delta.tool_calls
+            or delta.function_call is not None
+        ):
+            return None
+        return delta.content or None
+
     def failure(self) -> str:
         """What went wrong on the server, where this says that something did."""
         return brief(self.error or self.message)

@@ -48,7 +48,7 @@ _LOOK_S = 0.05
 _OPENING = 64  # connections at once: more may overflow a server's queue, and wait a second
 _MANY = 50  # requests under way: from there on, waking for each event costs more than reading it
 _REST_S = 0.001  # so it is waited for more; the kernel has stamped them
-_TOLD_A_TURN = 16  # a thousand answers that end together must not keep arrivals waiting
+_TOLD_SHARE = 256  # of the answers to be told, one in so many is in a turn of a busy worker
 _READY_NS = 10**10  # then the load starts with what there is
 
 
@@ -73,9 +73,14 @@ class Worker:
             self._loop.turn(_REST_S if busy else 0.0)
             for order in self._driver.orders():
                 self._obey(order)
-            for _ in range(min(_TOLD_A_TURN, len(self._ended))):
+            for _ in range(self._to_tell()):
                 self._driver.tell(self._ended.popleft())
             self._driver.flush()
+
+    def _to_tell(self) -> int:
+        """How many answers to tell now: they wait while a thousand others begin or end."""
+        ended = len(self._ended)
+        return -(-ended // _TOLD_SHARE) if self._calls else ended
 
     def _obey(self, order: Order) -> None:
         match order:

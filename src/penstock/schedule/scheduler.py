@@ -226,6 +226,12 @@ class Scheduler:
 
     def _check_room(self, count: int, tokens: int) -> None:
         policy = self.policy
+        if count > max(1, policy.max_waiting):
+            raise RequestRefused(
+                f"{count} sequences are queued together or not at all; this server's queue takes "
+                f"{policy.max_waiting} (max_waiting). Ask for fewer at once.",
+                field="n",
+            )
         if self._waiting_count + count > policy.max_waiting:
             raise QueueFull(
                 f"{self._waiting_count} requests wait already, the limit is "

@@ -58,7 +58,7 @@ class _Copying:
 
 
 class Lookup(_Copying):
-    """Prompt lookup (Saxena 2023): what followed the longest, latest like passage of the request."""
+    """Prompt lookup (Saxena 2023): what followed the longest like passage of the request."""
 
     def _find(self, own: Texts, context: list[int]) -> tuple[int, list[int]]:
         matches = list(own.matches(context))

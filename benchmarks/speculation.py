@@ -1,0 +1,283 @@
+"""Speculative decoding: how often guesses come true, and what they are worth at a real size.
+
+    python -m benchmarks.speculation --shape qwen3-0.6b --draft-shape DIR
+
+Acceptance is measured on the embedded model and held-out library code, greedy and
+drawn at temperature 1, for each source of guesses and by position in the guess.
+Speed is measured on a synthetic checkpoint of a real shape, whose own text means nothing: there the
+acceptance of greedy text is *replayed*. Every step draws what one step of the embedded model
+had to offer and how much of it came true; the guesses are then set right and
+wrong accordingly. All else is done: the draft model runs, guesses are verified,
+and as many are made as the engine thinks pay. "hostile" replays guesses that are
+offered and never come true.
+
+Rounds interleave; ratios are of tokens per second against no guesses.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.progress import track
+from scipy import stats
+
+from benchmarks.common import arguments, conditions, publish, requests, spread
+from penstock.compress.corpus import held_out
+from penstock.engine.engine import Engine
+from penstock.engine.generation import Generation
+from penstock.engine.llm import LLM
+from penstock.engine.options import EngineOptions, Speculate
+from penstock.engine.request import SamplingParams
+from penstock.engine.speculate.drafter import Drafter, Generations
+from penstock.engine.speculate.speculator import Speculator
+from penstock.schedule import Sequence
+
+SOURCES: tuple[Speculate, ...] = ("lookup", "suffix", "draft")
+PROMPT, OUTPUT, TEXTS = 256, 64, 128  # of the acceptance runs, in tokens and texts
+MOST = {"lookup": 16, "suffix": 16, "draft": 8}
+
+Step = tuple[tuple[Hashable, ...], int]  # the kinds on offer, and how many came true
+
+
+class Recorder:
+    """Notes what a drafter offers in each step, and how much of it came true."""
+
+    def __init__(self, inner: Drafter) -> None:
+        self._inner = inner
+        self.most = inner.most
+        self.steps: list[Step] = []
+        self._offered: dict[Sequence, tuple[Hashable, ...]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def offer(self, sequence: Sequence, generation: Generation) -> list[Hashable]:
+        """As the drafter's own."""
+        kinds = self._inner.offer(sequence, generation)
+        if not kinds:
+            self.steps.append(((), 0))
+        self._offered[sequence] = tuple(kinds)
+        return kinds
+
+    def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
+        """As the drafter's own."""
+        self.steps.append((self._offered[sequence], right))
+        self._inner.learn(sequence, generation, right)
+
+
+class Replay:
+    """Offers what was recorded, and lets as much of it come true.
+
+    `truths` are the texts that the model says anyway, by request. Where there is
+    an inner drafter, a draft model, it does its work; its guesses are overwritten.
+    """
+
+    def __init__(
+        self, inner: Drafter | None, steps: list[Step], truths: dict[str, list[int]]
+    ) -> None:
+        self._inner = inner
+        self._steps = steps
+        self._truths = truths
+        self._rng = random.Random(0)
+        self._now: dict[Sequence, Step] = {}
+        self.most = 16
+
+    def offer(self, sequence: Sequence, generation: Generation) -> list[Hashable]:
+        """The offer of some recorded step."""
+        self._now[sequence] = step = self._rng.choice(self._steps)
+        return list(step[0])
+
+    def guess(self, counts: Mapping[Sequence, int], generations: Generations) -> None:
+        """As many right guesses as the recorded step had, then wrong ones."""
+        if self._inner is not None:
+            self._inner.guess(counts, generations)
+        for sequence, count in counts.items():
+            generation = generations[sequence]
+            at = len(generation.tokens)
+            truth = self._truths[generation.request.id][at : at + count]
+            right = min(self._now[sequence][1], count)
+            generation.guess = [t if i < right else t ^ 1 for i, t in enumerate(truth)]
+
+    def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
+        """As the inner drafter's."""
+        if self._inner is not None:
+            self._inner.learn(sequence, generation, right)
+
+    def ended(self, sequence: Sequence, generation: Generation) -> None:
+        """As the inner drafter's."""
+        if self._inner is not None:
+            self._inner.ended(sequence, generation)
+
+    def seconds(self, rows: int) -> float:
+        """As the inner drafter's."""
+        return 0.0 if self._inner is None else self._inner.seconds(rows)
+
+
+def acceptance(source: Speculate, temperature: float) -> tuple[dict[str, Any], list[Step]]:
+    """Guess as much as there is to guess, on held-out code; what came true."""
+    options = EngineOptions(max_running=8, speculate=source, draft_tokens=MOST[source])
+    llm = LLM("embedded", options)
+    recorder = llm.engine.speculator.drafter = Recorder(llm.engine.speculator.drafter)  # type: ignore[union-attr]
+    rows = held_out(llm.tokenizer.encode, PROMPT - 1, TEXTS).tolist()
+    llm.generate(
+        rows,
+        [
+            SamplingParams(temperature=temperature, seed=i, max_tokens=OUTPUT, ignore_eos=True)
+            for i in range(len(rows))
+        ],
+    )
+    figures = llm.engine.stats()
+    steps = recorder.steps
+    return {
+        "sequence_steps": len(steps),
+        "with_an_offer": round(np.mean([bool(kinds) for kinds, _ in steps]), 4),
+        "tokens_per_step": round(1 + np.mean([right for _, right in steps]), 4),
+        "guessed_by_position": figures.guessed,
+        "right_by_position": figures.guessed_right,
+        # Of guesses whose predecessors all came true.
+        "acceptance_by_position": [
+            round(right / made, 4)
+            for made, right in zip(
+                [figures.drafts, *figures.guessed_right], figures.guessed_right, strict=False
+            )
+            if made >= 50
+        ],
+    }, steps
+
+
+@contextmanager
+def guessing(engine: Engine, drafter: Drafter | None, fixed: int | None) -> Iterator[None]:
+    """Let an engine that could guess do so, or not."""
+    had = engine.speculator
+    assert had is not None
+    engine.speculator = None if drafter is None else Speculator(drafter, had.step, fixed)
+    try:
+        yield
+    finally:
+        engine.speculator = had
+
+
+class Bench:
+    """One model of a real shape: how fast a batch goes through it, guesses or not."""
+
+    def __init__(self, model: str, draft: str, options: EngineOptions) -> None:
+        speculate = msgspec.structs.replace(options, speculate="draft", draft_model=draft)
+        self.engine = Engine.load(model, speculate)
+        assert self.engine.speculator is not None
+        self.draft_model = self.engine.speculator.drafter
+        self.truths: dict[str, list[int]] = {}
+
+    def run(self, batch: int, output: int, drafter: Drafter | None, fixed: int | None) -> float:
+        """Output tokens per second of `batch` requests side by side, once all are prefilled.
+
+        Raises `RuntimeError` if they say anything else than the first time.
+        """
+        engine = self.engine
+        work = requests(engine, [output] * batch, prompt=32, seed=batch)
+        said = {request.id: list(request.prompt) for request in work}
+        started, before = 0.0, 0
+        with guessing(engine, drafter, fixed):
+            for request in work:
+                engine.submit(request)
+            while engine.has_work:
+                if not started and not engine.scheduler.pending:
+                    started, before = time.perf_counter(), engine.stats().output_tokens
+                for delta in engine.step():
+                    said[delta.request_id] += delta.token_ids
+            seconds = time.perf_counter() - started
+        for name, text in said.items():
+            if self.truths.setdefault(name, text) != text:
+                raise RuntimeError(f"request {name} said something else with guesses.")
+        return (engine.stats().output_tokens - before) / seconds
+
+
+def ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    """Geometric mean of the ratios, and its 95 % interval by t."""
+    logs = np.log([new / old for new, old in pairs])
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    middle = logs.mean()
+    low, mean, high = np.exp([middle - half, middle, middle + half])
+    return {"ratio": round(mean, 4), "low95": round(low, 4), "high95": round(high, 4)}
+
+
+def main() -> None:
+    """Measure acceptance, replay it, publish."""
+    parser = arguments(__doc__)
+    parser.add_argument("--shape", default="qwen3-0.6b", help="a checkpoint of random weights")
+    parser.add_argument("--draft-shape", required=True, help="its draft model, random too")
+    parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
+    parser.add_argument("--batches", default="1,2,4,8,16,32")
+    parser.add_argument("--fixed", default="1,2,4,8", help="draft lengths to try, draft model only")
+    parser.add_argument("--output", type=int, default=64)
+    parser.add_argument("--acceptance-only", action="store_true")
+    given = parser.parse_args()
+    measured = {source: acceptance(source, 0.0) for source in SOURCES}
+    result: dict[str, Any] = {
+        "acceptance": {
+            "conditions": f"embedded model, held-out library code, {TEXTS} texts, {PROMPT} tokens "
+            f"in, {OUTPUT} out",
+            "greedy": {source: figures for source, (figures, _) in measured.items()},
+            "drawn": {source: acceptance(source, 1.0)[0] for source in SOURCES},
+        }
+    }
+    if given.acceptance_only:
+        publish(result, given.out)
+        return
+    options = EngineOptions(weights=given.weights, kv="int8", max_running=32, kv_tokens=32 * 512)
+    bench = Bench(given.shape, given.draft_shape, options)
+    draft = measured["draft"][1]
+    modes: dict[str, tuple[Drafter, int | None]] = {
+        "draft model": (Replay(bench.draft_model, draft, bench.truths), None),
+        "lookup": (Replay(None, measured["lookup"][1], bench.truths), None),
+        "suffix": (Replay(None, measured["suffix"][1], bench.truths), None),
+        "hostile, draft model": (
+            Replay(bench.draft_model, [(kinds, 0) for kinds, _ in draft], bench.truths), None),
+        "hostile, text": (Replay(None, [((8,) * 16, 0)], bench.truths), None),
+        **{
+            f"draft model, always {count}": (
+                Replay(bench.draft_model, draft, bench.truths), int(count))
+            for count in given.fixed.split(",")
+        },
+    }  # fmt: skip
+    rows = []
+    for batch in [int(count) for count in given.batches.split(",")]:
+        bench.run(batch, given.output, None, None)  # warms up, and tells the texts
+        pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
+        plain_speeds = []
+        for _ in track(range(given.rounds), f"{batch} at once"):
+            for name, (drafter, fixed) in modes.items():
+                plain = bench.run(batch, given.output, None, None)
+                plain_speeds.append(plain)
+                pairs[name].append((bench.run(batch, given.output, drafter, fixed), plain))
+        rows.append(
+            {
+                "batch": batch,
+                "plain_tokens_per_s": spread(plain_speeds),
+                "speedup": {name: ratio(found) for name, found in pairs.items()},
+            }
+        )
+    engine = bench.engine
+    assert engine.speculator is not None
+    step = engine.speculator.step
+    result["replayed"] = {
+        "conditions": conditions(engine)
+        | {"weights": given.weights, "kv": "int8", "prompt": 32, "output": given.output}
+        | {"draft": Path(given.draft_shape).name},
+        "step_ms": {
+            str(n): [round(1e3 * step(n), 2), round(1e3 * bench.draft_model.seconds(n), 2)]
+            for n in (1, 2, 4, 8, 16, 32)
+        },
+        "rows": rows,
+    }
+    publish(result, given.out)
+
+
+if __name__ == "__main__":
+    main()
