@@ -302,7 +302,7 @@ def test_a_prompt_that_cannot_be(checkpoint: Path, prompt: str, tokens: int, mes
         ("top_k", 0, "top_k=0 must be at least 1"),
         ("top_p", 1.5, "top_p=1.5"),
         ("beams", 0, "beam width=0"),
-        ("beams", 129, "beam width=129"),
+        ("beams", 1025, "beam width=1025"),
         ("seed", 2**63, "seed=.* must fit in 64 bits"),
     ],
 )

@@ -7,8 +7,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from itertools import zip_longest
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -44,7 +45,9 @@ class Supervisor:
         self._load_s = load_s
         self._kill_stalled_after_s = kill_stalled_after_s
         self._back_at = 0.0
-        self._past = dict.fromkeys(set(EngineStats.__struct_fields__) - set(_GAUGES), 0)
+        self._past: dict[str, Any] = dict.fromkeys(
+            set(EngineStats.__struct_fields__) - set(_GAUGES), 0
+        )
         self._keeping = asyncio.create_task(self._keep())
 
     @classmethod
@@ -73,7 +76,7 @@ class Supervisor:
     def stats(self) -> EngineStats:
         """The engine's last report, with what earlier engines counted."""
         stats = self._client.stats
-        changed = {name: getattr(stats, name) + past for name, past in self._past.items()}
+        changed = {name: _sum(getattr(stats, name), past) for name, past in self._past.items()}
         if self.dead is not None:
             changed |= dict.fromkeys(_GAUGES, 0)
         return msgspec.structs.replace(stats, **changed)
@@ -123,7 +126,7 @@ class Supervisor:
                 tries += 1
             tries += 1
             for name in self._past:
-                self._past[name] += getattr(self._client.stats, name)
+                self._past[name] = _sum(getattr(self._client.stats, name), self._past[name])
             self._client = client
             self.restarts += 1
             log.warning("The engine process was started again; it is ready.")
@@ -159,3 +162,10 @@ class Supervisor:
 def _pause_s(tries: int) -> float:
     """Seconds before the next start: none, then doubling from a half, so that it never spins."""
     return min(_LONGEST_PAUSE_S, 2.0 ** (tries - 2)) if tries else 0.0
+
+
+def _sum(counter: Any, past: Any) -> Any:
+    """A counter and what it was before; one by position, position by position."""
+    if isinstance(counter, list):
+        return [a + b for a, b in zip_longest(counter, past or [], fillvalue=0)]
+    return counter + past
