@@ -39,6 +39,10 @@ def pick(
     drawn = tokens.tolist()
     taken = []
     for row, owner in owners:
+        if not owner.guess:
+            owner.tokens.append(drawn[row])
+            taken.append(1)
+            continue
         count = 1
         while (
             count <= len(owner.guess)

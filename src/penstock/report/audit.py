@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -153,7 +152,7 @@ def write_png(made: Audit, path: Path) -> None:
         offset=18,
     )
     drawn = look.on_paper(alt.vconcat(look.bare(chart), title=head))
-    path.write_bytes(vlc.vegalite_to_png(drawn.to_json(), scale=2))
+    path.write_bytes(look.png(drawn))
 
 
 def write_html(made: Audit, path: Path) -> None:

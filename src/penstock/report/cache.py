@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +15,6 @@ from penstock.plan.knee import COMPUTED, SHORT, THROUGHPUT, WAIT, Pool
 from penstock.report import html, look
 from penstock.report.compare import paragraph
 from penstock.report.figures import cache as figures
-from penstock.report.pack import pack
 from penstock.report.table import duration, figure
 
 COLUMNS = ("tokens", "hits", "tok/s", "TTFT p50", "p99", "short", "busy", "")
@@ -154,7 +152,7 @@ def write_png(swept: Sweep, path: Path) -> None:
     )
     panels = [look.bare(chart) for chart in charts if chart is not None]
     drawn = alt.vconcat(*panels, spacing=18, title=head)
-    path.write_bytes(pack(vlc.vegalite_to_png(look.on_paper(drawn).to_json(), scale=2)))
+    path.write_bytes(look.png(look.on_paper(drawn)))
 
 
 def _table(swept: Sweep) -> Table:

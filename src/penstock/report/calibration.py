@@ -8,7 +8,6 @@ from typing import Any
 import altair as alt
 import msgspec
 import numpy as np
-import vl_convert as vlc
 from rich.console import Console
 from rich.table import Table
 
@@ -151,4 +150,4 @@ def write_png(made: Calibration, path: Path) -> None:
     )
     whole = alt.hconcat(*(look.bare(chart) for chart in charts), spacing=48, title=head)
     drawn = look.on_paper(whole.resolve_scale(color="independent"))
-    path.write_bytes(vlc.vegalite_to_png(drawn.to_json(), scale=2))
+    path.write_bytes(look.png(drawn))

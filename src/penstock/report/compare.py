@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import vl_convert as vlc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
@@ -153,4 +152,4 @@ def write_png(made: Comparison, path: Path) -> None:
     ]
     if not charts:
         raise ValueError("this comparison has no picture: no metric could be tested")
-    path.write_bytes(vlc.vegalite_to_png(stacked(charts).to_json(), scale=2))
+    path.write_bytes(look.png(stacked(charts)))

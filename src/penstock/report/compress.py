@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -128,7 +127,7 @@ def write_png(made: Compressed, path: Path) -> None:
         offset=18,
     )
     whole = alt.vconcat(*pairs, spacing=28, title=head).resolve_scale(x="independent")
-    path.write_bytes(vlc.vegalite_to_png(look.on_paper(whole).to_json(), scale=2))
+    path.write_bytes(look.png(look.on_paper(whole)))
 
 
 def write_html(made: Compressed, path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -144,7 +143,7 @@ def write_png(found: Limits, predictions: Sequence[Prediction], path: Path) -> N
     whole = alt.vconcat(*rows, spacing=32, title=head)
     # Each figure's colours mean something else.
     drawn = look.on_paper(whole.resolve_scale(color="independent", strokeDash="independent"))
-    path.write_bytes(vlc.vegalite_to_png(drawn.to_json(), scale=2))
+    path.write_bytes(look.png(drawn))
 
 
 def write_html(found: Limits, predictions: Sequence[Prediction], path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import altair as alt
 import vl_convert as vlc
 
+from penstock.report.pack import pack
+
 Chart = alt.TopLevelMixin
 T = TypeVar("T")
 
@@ -164,3 +166,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     steps = (1, 2, 5) if high <= 1000 * low else (1,)
     every = (step * 10.0**exponent for exponent in range(-9, 10) for step in steps)
     return [tick for tick in every if low <= tick <= high]
+
+
+def png(chart: Chart) -> bytes:
+    """A chart as PNG, its pixels doubled for fine screens."""
+    return pack(vlc.vegalite_to_png(chart.to_json(), scale=2))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -223,7 +222,7 @@ def write_png(plans: Plans, path: Path) -> None:
     """Write the figures of all models as one picture. Raises `OSError` where it cannot."""
     rows = [_row(answer) for answer in plans.answers]
     whole = alt.vconcat(*rows, spacing=40).resolve_scale(color="independent", shape="independent")
-    path.write_bytes(vlc.vegalite_to_png(look.on_paper(whole).to_json(), scale=2))
+    path.write_bytes(look.png(look.on_paper(whole)))
 
 
 def _row(answer: Answer) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 
 from penstock.record.run import Run
 from penstock.record.sentences import claimable
@@ -38,7 +37,7 @@ def write(run: Run, path: Path) -> None:
     drawn = look.on_paper(
         alt.vconcat(*rows, look.bare(_course(view)), spacing=28, title=_head(run))
     )
-    path.write_bytes(vlc.vegalite_to_png(drawn.to_json(), scale=2))
+    path.write_bytes(look.png(drawn))
 
 
 def _pairs(view: View) -> Iterator[list[Any]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 from rich.console import Console
 from rich.table import Table
 
@@ -184,7 +183,7 @@ def write_png(found: Trade, path: Path) -> None:
         ),
     )
     drawn = look.on_paper(whole.resolve_scale(**_APART))
-    path.write_bytes(vlc.vegalite_to_png(drawn.to_json(), scale=2))
+    path.write_bytes(look.png(drawn))
 
 
 def write_html(found: Trade, path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import altair as alt
 import numpy as np
-import vl_convert as vlc
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +48,7 @@ def picture(result: Simulated, path: Path) -> None:
         offset=16,
     )
     drawn = alt.vconcat(*panels, spacing=12, title=head)
-    path.write_bytes(vlc.vegalite_to_png(look.on_paper(drawn).to_json(), scale=2))
+    path.write_bytes(look.png(look.on_paper(drawn)))
 
 
 def show(figures: dict[str, Any], wall_s: float, console: Console) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert as vlc
 
 from penstock.predict.sheet import Device
 from penstock.report import look
@@ -43,7 +42,7 @@ def write_png(devices: Iterable[Device], path: Path) -> None:
         offset=18,
     )
     picture = look.on_paper(look.bare(drawn).properties(title=title))
-    path.write_bytes(vlc.vegalite_to_png(picture.to_json(), scale=2))
+    path.write_bytes(look.png(picture))
 
 
 def balance(devices: Iterable[Device], width: int, height: int) -> Chart:
