@@ -1,6 +1,6 @@
 """Speculative decoding: how often guesses come true, and what they are worth at a real size.
 
-    python -m benchmarks.speculation --shape qwen3-0.6b --draft-shape DIR
+    python -m benchmarks.speculation --shape qwen3-0.6b --draft-shape qwen3-0.6b-draft
 
 Acceptance is measured on the embedded model and held-out library code, greedy and
 drawn at temperature 1, for each source of guesses and by position in the guess.
@@ -211,7 +211,9 @@ def main() -> None:
     """Measure acceptance, replay it, publish."""
     parser = arguments(__doc__)
     parser.add_argument("--shape", default="qwen3-0.6b", help="a checkpoint of random weights")
-    parser.add_argument("--draft-shape", required=True, help="its draft model, random too")
+    parser.add_argument(
+        "--draft-shape", default="qwen3-0.6b-draft", help="its draft model, random too"
+    )
     parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
     parser.add_argument("--batches", default="1,2,4,8,16,32")
     parser.add_argument("--fixed", default="1,2,4,8", help="draft lengths to try, draft model only")

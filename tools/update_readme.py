@@ -28,6 +28,7 @@ from readme_prediction import kernels as efficiencies
 from readme_prediction import predicted, simulated
 from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
+from readme_speculation import accepted
 
 ROOT = Path(__file__).parent.parent
 
@@ -185,6 +186,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(caches.read_text(), "mooncake", swept(results["cache_mooncake"]))
     page = fill(page, "agentic", swept(results["cache_agentic"]))
     caches.write_text(fill(page, "validated", validated(results["cache_validate"])))
+    guesses = ROOT / "docs/speculation.md"
+    guesses.write_text(fill(guesses.read_text(), "accepted", accepted(results["speculation"])))
     fleets = ROOT / "docs/simulator.md"
     page = fill(fleets.read_text(), "speed", speed(results["simulate_speed"]))
     page = fill(page, "routing", routing(results["routing_study"]))
