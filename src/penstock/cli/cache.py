@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from penstock.cli.told import tell
+
 if TYPE_CHECKING:
     from penstock.plan.knee import Pool
 
@@ -91,8 +93,6 @@ def cache(
     seconds are modelled. Ctrl-C ends it early and shows the sizes that are done; then it
     exits with 130.
     """
-    import msgspec
-
     from penstock.cli.cached import fleet_of, refuse_idle
     from penstock.cli.parse import given, positive, read
     from penstock.plan import cache as plan
@@ -133,23 +133,8 @@ def cache(
     if not found:
         _fail("interrupted before the first size was simulated", code=130)
     made = plan.sweep(asked, found, interrupted=interrupted)
-    if json:
-        print(msgspec.json.format(msgspec.json.encode(made), indent=1).decode())
-    else:
-        from rich.console import Console
-
-        from penstock.report.cache import show
-
-        show(made, Console())
     try:
-        if html is not None:
-            from penstock.report.cache import write_html
-
-            write_html(made, html)
-        if png is not None:
-            from penstock.report.cache import write_png
-
-            write_png(made, png)
+        tell(made, "cache", html=html, png=png, json=json)
     except OSError as error:
         _fail(str(error))
     if interrupted:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli.told import tell
+
 if TYPE_CHECKING:
     from penstock.compress.run import Compressed, How, Measuring
 
@@ -200,25 +202,8 @@ def _watched(
 
 
 def _report(made: Compressed, html: Path | None, png: Path | None, json: bool) -> None:
-    if json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(made), indent=1).decode())
-    else:
-        from rich.console import Console
-
-        from penstock.report.compress import show
-
-        show(made, Console())
     try:
-        if html is not None:
-            from penstock.report.compress import write_html
-
-            write_html(made, html)
-        if png is not None:
-            from penstock.report.compress import write_png
-
-            write_png(made, png)
+        tell(made, "compress", html=html, png=png, json=json)
     except OSError as error:
         _fail(str(error))
 

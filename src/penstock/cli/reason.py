@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from penstock.cli.told import tell
+
 
 def reason(
     model: Annotated[
@@ -84,25 +86,8 @@ def reason(
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted; nothing was kept", code=130)
-    if json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
-    else:
-        from rich.console import Console
-
-        from penstock.report.reason import show
-
-        show(found, Console())
     try:
-        if html is not None:
-            from penstock.report.reason import write_html
-
-            write_html(found, html)
-        if png is not None:
-            from penstock.report.reason import write_png
-
-            write_png(found, png)
+        tell(found, "reason", html=html, png=png, json=json)
     except OSError as error:
         _fail(str(error))
     if not answers.whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
@@ -19,7 +20,7 @@ HALF_TOKENS = 250_000
 LEAST_SHARE = 0.1
 
 
-class _Copying:
+class _Copying(ABC):
     """Keeps the texts of running sequences; what they offer is for `_find` to say."""
 
     most = MOST
@@ -43,6 +44,7 @@ class _Copying:
 
     def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
         """As `Drafter.learn`: the text itself tells next time."""
+        del self._found[sequence]
 
     def ended(self, sequence: Sequence, generation: Generation) -> None:
         """As `Drafter.ended`."""
@@ -53,8 +55,9 @@ class _Copying:
         """As `Drafter.seconds`: next to nothing."""
         return 0.0
 
+    @abstractmethod
     def _find(self, own: Texts, context: list[int]) -> tuple[int, list[int]]:
-        raise NotImplementedError
+        """How many of the context's last tokens were found before, and what followed them."""
 
 
 class Lookup(_Copying):

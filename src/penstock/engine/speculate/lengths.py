@@ -31,7 +31,6 @@ class StepTable:
     def __init__(self, rows: Sequence[int], seconds: Sequence[float]) -> None:
         # More rows cannot take less time: where they seemed to, something else ran.
         ordered = np.minimum.accumulate(np.array(seconds)[::-1])[::-1]
-        self.rows, self.seconds = list(rows), ordered.tolist()
         self._each = np.interp(np.arange(rows[-1] + 1), rows, ordered).tolist()
         self._slope = float(ordered[-1] - ordered[-2]) / (rows[-1] - rows[-2])
 
