@@ -1,0 +1,113 @@
+"""What the ladder needs before it can be climbed: smaller checkpoints, a draft, recordings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from penstock import models
+from penstock.ablate.load import Scale
+from penstock.ablate.replay import record
+from penstock.compress import corpus
+from penstock.compress.checkpoint import Checkpoint
+from penstock.compress.depth import Depth, prune_depth, without
+from penstock.compress.desk import Desk, Progress, Work, unwatched
+from penstock.compress.distill import Distill, distil
+from penstock.engine.options import Speculate
+from penstock.models import synthetic
+from penstock.models.shapes import SHAPES
+
+CALIBRATION_ROWS, CALIBRATION_LENGTH = 16, 256
+
+
+class Parts:
+    """Makes each part once, under `directory`.
+
+    A model of random weights is shrunk by its shape alone; a trained one is
+    distilled as well. Methods raise `ValueError` or `OSError` saying what cannot be.
+    """
+
+    def __init__(self, directory: Path, scale: Scale, progress: Progress = unwatched) -> None:
+        self.directory = directory
+        self._scale = scale
+        self._progress = progress
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def model(self, name: str) -> str:
+        """A model that is there: a shape that was not made yet is made in the cache."""
+        if name in SHAPES and not (models.cache() / name).is_dir():
+            self._make(name, models.cache() / name)
+        return str(models.path(name))
+
+    def draft(self, model: str, given: str | None) -> str | None:
+        """A draft model for a model: the one given, its own, or for random weights a random one."""
+        if given is not None or model == "embedded":
+            return given or "embedded-draft"
+        path = models.path(model)
+        if not models.is_synthetic(path):
+            return None
+        wide = Checkpoint.read(path).shape
+        small = replace(
+            SHAPES["qwen3-0.6b-draft"], vocab=wide.vocab_size, positions=wide.max_positions
+        )
+        made = self.directory / f"draft-{wide.vocab_size}-{wide.max_positions}"
+        if not made.is_dir():
+            synthetic.make(small, made)
+        return str(made)
+
+    def replay(self, source: Speculate) -> Path:
+        """A recording of how guesses of a source come true on the embedded model."""
+        file = self.directory / f"replay-{source}.json"
+        if not file.exists():
+            self._progress(f"recording how guesses come true: {source}", 0, 1)
+            record(source, self._scale.temperature, file)
+            self._progress(f"recording how guesses come true: {source}", 1, 1)
+        return file
+
+    def checkpoint(self, model: str, forms: tuple[str, ...]) -> str:
+        """The model in these forms, one applied after the other."""
+        if not forms:
+            return model
+        source = Path(model) if Path(model).is_dir() else models.path(model)
+        made = self.directory / "-".join((source.name, *forms))
+        if not made.is_dir():
+            before = Checkpoint.read(Path(self.checkpoint(str(source), forms[:-1])))
+            shrink = _FORMS[forms[-1]]
+            shrink(self, before, made, model)
+        return str(made)
+
+    def _pruned(self, whole: Checkpoint, out: Path, model: str) -> None:
+        """A quarter of the layers out; of a trained model those it misses least, then distilled."""
+        count = len(whole.shape.layers)
+        if count < 2:
+            raise ValueError(f"{model} has one layer: none can be taken out.")
+        gone = max(1, count // 4)
+        if models.is_synthetic(whole.source):
+            evenly = {round((i + 0.5) * count / gone) for i in range(gone)}
+            without(whole, evenly).write(out, {"pruned": gone})
+            return
+        desk = self._desk(whole, out)
+        first = prune_depth(whole, Depth(layers=gone), desk).checkpoint
+        how = Distill(minutes=self._scale.minutes, teacher=model)
+        distil(first, whole, how, desk).checkpoint.write(
+            out, {"pruned": gone, "minutes": self._scale.minutes}
+        )
+
+    def _desk(self, whole: Checkpoint, out: Path) -> Desk:
+        coder = Tokenizer.from_file(str(whole.source / "tokenizer.json"))
+        end = whole.shape.eos_token_ids[:1]
+        rows = corpus.calibration(coder, end, CALIBRATION_ROWS, CALIBRATION_LENGTH)
+        work = Work(out.with_name(f"{out.name}.partial"), {"minutes": self._scale.minutes})
+        return Desk(rows, work, self._progress)
+
+    def _make(self, name: str, directory: Path) -> None:
+        synthetic.make(
+            SHAPES[name],
+            directory,
+            progress=lambda done, total: self._progress(f"making {name}", done, total),
+        )
+
+
+_FORMS = {"pruned": Parts._pruned}
