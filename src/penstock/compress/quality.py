@@ -79,8 +79,9 @@ def log_probabilities(llm: LLM, rows: Tensor) -> Iterator[Tensor]:
             prefills=[PrefillSpan(0, length, torch.arange(pages), length)],
             logit_rows=torch.arange(length),
         )
-        with torch.inference_mode():
-            yield decoder.forward(batch, kv).log_softmax(-1)
+        with torch.inference_mode():  # left before others run: two of these may take turns
+            found = decoder.forward(batch, kv).log_softmax(-1)
+        yield found
 
 
 def right(llm: LLM, each: int) -> float:
