@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from penstock.compress import corpus, forward
+from penstock.compress import corpus, forward, swiftkv
 from penstock.compress.checkpoint import Checkpoint, Weights
 from penstock.compress.desk import Desk, Made, Work
 from penstock.compress.training import Optimizers, distillation
@@ -24,7 +24,8 @@ _PART = "distill"
 class Distill(msgspec.Struct, frozen=True, kw_only=True, tag="distill"):
     """For how long and how; `truth` is the share of the loss that the text itself has.
 
-    Without a `teacher` (a model's name or directory) it is plain fine-tuning.
+    Without a `teacher` (a model's name or directory) it is plain fine-tuning. A `light`
+    one trains of a SwiftKV model nothing but the matrices that its deep layers have anew.
     """
 
     minutes: float
@@ -35,13 +36,15 @@ class Distill(msgspec.Struct, frozen=True, kw_only=True, tag="distill"):
     length: int = 256  # tokens of a row
     rows: int = 8  # of a step
     seed: int = 0
+    light: bool = False
 
     @property
     def title(self) -> str:
         """In a few words."""
         if self.teacher is None:
             return f"fine-tuned for {self.minutes:g} minutes without a teacher"
-        return f"distilled from {self.teacher} for {self.minutes:g} minutes"
+        lightly = "lightly " if self.light else ""
+        return f"{lightly}distilled from {self.teacher} for {self.minutes:g} minutes"
 
     def rate(self, share: float) -> float:
         """Learning rate as a share of its peak, after a share of the time: up, then down to 0."""
@@ -67,6 +70,8 @@ def distil(
             f"{student.shape.vocab_size:,}: both must have one vocabulary."
         )
     run = _Run(student, how, desk.work)
+    if not run.trained:
+        raise ValueError("light=true trains the deep layers of a SwiftKV model: this one has none.")
     above = None if teacher is None else teacher.floats()
     seconds = 60 * how.minutes
     saved = clock()
@@ -111,11 +116,13 @@ class _Run:
         self.elapsed = 0.0
         self.course: list[dict[str, Any]] = []
         found = work.find(_PART) or {}
-        for name in self.weights:
-            if name in found:
-                self.weights[name] = found[name]
-            self.weights[name].requires_grad_()
-        self._optimizers = Optimizers(self.weights, how.peak)
+        self.weights |= {name: found[name] for name in self.weights if name in found}
+        self.trained = {
+            name: tensor.requires_grad_()
+            for name, tensor in self.weights.items()
+            if not how.light or swiftkv.light(name)
+        }
+        self._optimizers = Optimizers(self.trained, how.peak)
         self._optimizers.restore(
             {name: tensor for name, tensor in found.items() if "/" in name and name[0] != "/"}
         )
@@ -153,5 +160,5 @@ class _Run:
             "/taken": torch.tensor(list(self.corpus.taken.values())),
             "/course": torch.tensor(course, dtype=torch.float64).view(-1, 2),
         }
-        detached = {name: tensor.detach() for name, tensor in self.weights.items()}
+        detached = {name: tensor.detach() for name, tensor in self.trained.items()}
         self._work.keep(_PART, {**detached, **self._optimizers.tensors(), **state})

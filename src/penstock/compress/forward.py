@@ -25,11 +25,31 @@ def _deaf(site: str, inputs: Tensor) -> None:
 
 
 def forward(config: ModelConfig, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
-    """Logits [rows, length, vocab] of token ids [rows, length], every row from position 0."""
+    """Logits [rows, length, vocab] of token ids [rows, length], every row from position 0.
+
+    Every token goes through every layer, also in a SwiftKV model: it is K and V that
+    are all made of what comes into its first deep layer.
+    """
     x = embed(weights, tokens)
-    for index in range(len(config.layers)):
+    for index in range(config.full_layers):
         x = layer(config, weights, index, x)
-    return logits(config, weights, x)
+    return logits(config, weights, deep(config, weights, x))
+
+
+def deep(config: ModelConfig, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Take `x` [rows, length, hidden] through the deep layers, if there are any."""
+    kv: dict[int, tuple[Tensor, Tensor]] = {}
+    source = x
+    for index in range(config.full_layers, len(config.layers)):
+        shape, prefix = config.layers[index], f"model.layers.{index}."
+        if shape.shares_kv is None:
+            h = _norm(config, weights["model.norm_swiftkv.weight"], source)
+            kv[index] = _keys_values(config, weights, index, h, "_proj_swiftkv")
+        h = _norm(config, weights[f"{prefix}input_layernorm.weight"], x)
+        q = _queries(config, weights, index, h, "_proj_swiftkv")
+        k, v = kv[index if shape.shares_kv is None else shape.shares_kv]
+        x = _rest(config, weights, index, x, _attend(q, k, v, shape))
+    return x
 
 
 def loss(config: ModelConfig, weights: Mapping[str, Tensor], rows: Tensor, batch: int = 4) -> float:
@@ -57,52 +77,90 @@ def logits(config: ModelConfig, weights: Mapping[str, Tensor], x: Tensor) -> Ten
 def layer(
     config: ModelConfig, weights: Mapping[str, Tensor], index: int, x: Tensor, tap: Tap = _deaf
 ) -> Tensor:
-    """Take `x` [rows, length, hidden] through one layer. Raises `ValueError` for shared K and V."""
+    """Take `x` [rows, length, hidden] through one layer. Raises `ValueError` for a deep one."""
     shape, prefix = config.layers[index], f"model.layers.{index}."
-    if shape.shares_kv is not None:
-        raise ValueError(f"layer {index} shares K and V with another: it cannot be compressed yet.")
-
-    def linear(name: str, inputs: Tensor) -> Tensor:
-        return F.linear(
-            inputs, weights[f"{prefix}{name}.weight"], weights.get(f"{prefix}{name}.bias")
+    if not shape.fused:
+        raise ValueError(
+            f"layer {index} has its K and V from another layer's input: what looks at single "
+            "layers comes before --swiftkv."
         )
-
     h = _norm(config, weights[f"{prefix}input_layernorm.weight"], x)
     tap("attention", h)
-    q, k, v = (
-        linear(f"self_attn.{name}_proj", h).view(*x.shape[:2], -1, shape.head_dim).transpose(1, 2)
-        for name in "qkv"
-    )  # [rows, heads, length, head_dim]
+    q = _queries(config, weights, index, h)
+    k, v = _keys_values(config, weights, index, h)
+    return _rest(config, weights, index, x, _attend(q, k, v, shape), tap=tap)
+
+
+def keys_values(
+    config: ModelConfig, weights: Mapping[str, Tensor], index: int, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """K and V that a layer makes of `x`: [rows, kv_heads, length, head_dim] each."""
+    norm = weights[f"model.layers.{index}.input_layernorm.weight"]
+    return _keys_values(config, weights, index, _norm(config, norm, x))
+
+
+def _queries(
+    config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor, kind: str = "_proj"
+) -> Tensor:
+    """Rotated: [rows, heads, length, head_dim]."""
+    shape, prefix = config.layers[index], f"model.layers.{index}.self_attn."
+    q = _heads(shape, _linear(weights, f"{prefix}q{kind}", h))
     if shape.qk_norm:
-        q = _norm(config, weights[f"{prefix}self_attn.q_norm.weight"], q)
-        k = _norm(config, weights[f"{prefix}self_attn.k_norm.weight"], k)
-    h = _attend(*_rotated(config, shape, q, k), v, shape)
+        q = _norm(config, weights[f"{prefix}q_norm.weight"], q)
+    return _rotated(config, shape, q)
+
+
+def _keys_values(
+    config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor, kind: str = "_proj"
+) -> tuple[Tensor, Tensor]:
+    """K, rotated, and V: [rows, kv_heads, length, head_dim] each."""
+    shape, prefix = config.layers[index], f"model.layers.{index}.self_attn."
+    k, v = (_heads(shape, _linear(weights, f"{prefix}{name}{kind}", h)) for name in "kv")
+    if shape.qk_norm:
+        k = _norm(config, weights[f"{prefix}k_norm.weight"], k)
+    return _rotated(config, shape, k), v
+
+
+def _rest(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    index: int,
+    x: Tensor,
+    h: Tensor,
+    *,
+    tap: Tap = _deaf,
+) -> Tensor:
+    """What follows attention, which gave `h`."""
+    prefix = f"model.layers.{index}."
     tap("output", h)
-    x = x + linear("self_attn.o_proj", h)
+    x = x + _linear(weights, f"{prefix}self_attn.o_proj", h)
     h = _norm(config, weights[f"{prefix}post_attention_layernorm.weight"], x)
     tap("ffn", h)
-    h = F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h)
+    gate = F.silu(_linear(weights, f"{prefix}mlp.gate_proj", h))
+    h = gate * _linear(weights, f"{prefix}mlp.up_proj", h)
     tap("down", h)
-    return x + linear("mlp.down_proj", h)
+    return x + _linear(weights, f"{prefix}mlp.down_proj", h)
+
+
+def _linear(weights: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
+    return F.linear(inputs, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+
+def _heads(shape: LayerConfig, x: Tensor) -> Tensor:
+    return x.view(*x.shape[:2], -1, shape.head_dim).transpose(1, 2)
 
 
 def _norm(config: ModelConfig, weight: Tensor, x: Tensor) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, config.norm_eps)
 
 
-def _rotated(
-    config: ModelConfig, shape: LayerConfig, q: Tensor, k: Tensor
-) -> tuple[Tensor, Tensor]:
+def _rotated(config: ModelConfig, shape: LayerConfig, x: Tensor) -> Tensor:
     """Rotary embedding: pairs are (i, i + head_dim / 2), as in HF checkpoints."""
     frequencies = torch.tensor(config.rope.frequencies(shape.head_dim))
-    turns = torch.arange(q.shape[2])[:, None] * frequencies  # [length, head_dim / 2]
+    turns = torch.arange(x.shape[2])[:, None] * frequencies  # [length, head_dim / 2]
     cos, sin = (f(torch.cat((turns, turns), -1)) for f in (torch.cos, torch.sin))
-
-    def turned(x: Tensor) -> Tensor:
-        first, second = x.chunk(2, -1)
-        return x * cos + torch.cat((-second, first), -1) * sin
-
-    return turned(q), turned(k)
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, shape: LayerConfig) -> Tensor:

@@ -27,10 +27,11 @@ from penstock.compress.quality import Quality, log_probabilities, quality
 from penstock.compress.quantize import Quantize, quantize
 from penstock.compress.sparse import Sparsify, sparsify
 from penstock.compress.speed import Speed, meaning, speeds
+from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.compress.width import Width, prune_width
 from penstock.engine.llm import LLM
 
-How = Depth | Width | Sparsify | Distill | Quantize
+How = Depth | Width | Sparsify | SwiftKV | Distill | Quantize
 
 
 class Measuring(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,6 +212,7 @@ _TECHNIQUES: dict[type, Callable[..., Made]] = {
     Depth: prune_depth,
     Width: prune_width,
     Sparsify: sparsify,
+    SwiftKV: swiftkv,
     Quantize: quantize,
 }
 
@@ -227,6 +229,12 @@ def _notes(made: Checkpoint) -> list[str]:
         notes.append(
             "Its layers differ in width, which no public format has a word for: this engine loads "
             "it, transformers refuses its shapes."
+        )
+    if shape.full_layers < len(shape.layers):
+        notes.append(
+            f"Prompts stop behind {shape.full_layers} of {len(shape.layers)} layers. It is laid "
+            "out as Snowflake's SwiftKV checkpoints are: this engine loads it; transformers, which "
+            f"does not know model_type={made.config['model_type']}, refuses it."
         )
     if shape.quantization is not None:
         notes.append(

@@ -26,20 +26,22 @@ class Optimizers:
         others = {name: tensor for name, tensor in named.items() if name not in matrices}
         # match_rms_adamw scales Muon's orthogonal updates to the size of AdamW's,
         # so that one learning rate serves both (Liu et al. 2025).
-        muon = torch.optim.Muon(
-            list(matrices.values()),
-            lr=peak,
-            weight_decay=0.1,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        adam = torch.optim.AdamW(
-            list(others.values()), lr=peak, betas=(0.9, 0.95), weight_decay=0.0
-        )
         self._peak = peak
-        self._parts = list[tuple[torch.optim.Optimizer, Mapping[str, Tensor]]](
-            [(muon, matrices), (adam, others)]
-        )
+        self._parts: list[tuple[torch.optim.Optimizer, Mapping[str, Tensor]]] = []
+        if matrices:
+            muon = torch.optim.Muon(
+                list(matrices.values()),
+                lr=peak,
+                weight_decay=0.1,
+                momentum=0.95,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._parts.append((muon, matrices))
+        if others:
+            adam = torch.optim.AdamW(
+                list(others.values()), lr=peak, betas=(0.9, 0.95), weight_decay=0.0
+            )
+            self._parts.append((adam, others))
 
     def step(self, rate: float) -> None:
         """One step at `rate` times the peak learning rate, gradients clipped to a norm of 1."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import torch
 
 from penstock import models
 from penstock.engine.kv import KVStore
 from penstock.engine.model import loader
-from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.config import LayerConfig, ModelConfig
 from penstock.engine.model.decoder import Decoder
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import ModelFacts
@@ -79,7 +80,8 @@ def gather(
         weight_bytes=loader.weight_bytes(decoder),
         flops_per_token=loader.flops_per_token(decoder),
         head_flops=loader.last_flops(decoder),
-        attention_flops=4 * sum(layer.heads * layer.head_dim for layer in config.layers),
+        attention_flops=_attention_flops(config.layers),
+        prompt_attention_flops=_attention_flops(config.layers[: config.full_layers]),
         kv_bytes_per_token=per_token,
         dtype=name,
         precision=name if weights == "plain" else f"{weights} weights, else {name}",
@@ -93,6 +95,10 @@ def gather(
         # Whoever asks for quality must be able to see that there is none.
         synthetic=models.is_synthetic(models.path(model)),
     )
+
+
+def _attention_flops(layers: Iterable[LayerConfig]) -> int:
+    return 4 * sum(layer.heads * layer.head_dim for layer in layers)
 
 
 def _kv_bytes(decoder: Decoder, options: EngineOptions) -> int:

@@ -233,8 +233,9 @@ class ModelFacts(msgspec.Struct, kw_only=True):
     parameters: int
     weight_bytes: int  # bytes of weights read by one step
     flops_per_token: int  # 2 x weights multiplied, attention apart
-    head_flops: int  # of those, past the last attention, which prompt tokens skip
+    head_flops: int  # of those, what prompt tokens skip: past the last attention, or layer n
     attention_flops: int  # per token and token of its context: 4 x layers x query heads x head size
+    prompt_attention_flops: int | None = None  # the same of a prompt's token; None: no less
     kv_bytes_per_token: int
     dtype: str
     precision: str  # of the weights, and in words of what is computed with them

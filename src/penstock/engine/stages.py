@@ -80,26 +80,33 @@ def work(decoder: Decoder, tokens: int, context: int) -> dict[Key, Work]:
     config, size = decoder.config, decoder.dtype.itemsize
     found: dict[Key, Work] = {("embed", None): Work(0, tokens * config.hidden_size * size)}
     for index, layer in enumerate(decoder.layers):
-        # Past the last attention, the last token alone goes on.
-        going_on = tokens if layer is not decoder.layers[-1] else 1
-        found["attention", index] = _attention(layer, tokens, going_on, context, size)
+        # Past the last attention, or the full layers, the last token alone goes on.
+        attending = 1 if layer.shape.deep else tokens
+        going_on = attending if layer is not decoder.layers[-1] else 1
+        found["attention", index] = _attention(
+            layer, tokens, context, size, attending=attending, going_on=going_on
+        )
         found["feed-forward", index] = _products([layer.gate_up, layer.down], going_on)
     found["head", None] = _products([decoder.head], 1)
     found["sample", None] = Work(0, config.vocab_size * 4)  # logits are fp32
     return found
 
 
-def _attention(layer: Layer, tokens: int, going_on: int, context: int, size: int) -> Work:
+def _attention(
+    layer: Layer, tokens: int, context: int, size: int, *, attending: int, going_on: int
+) -> Work:
     shape = layer.shape
     window = shape.window or context
-    attended = sum(min(slot + 1, window) for slot in range(context - tokens, context))
-    products, last = _products([layer.qkv], tokens), _products([layer.output], going_on)
+    attended = sum(min(slot + 1, window) for slot in range(context - attending, context))
+    products, last = _products([layer.qkv], attending), _products([layer.output], going_on)
+    apart = _products([] if layer.kv is None else [layer.kv], tokens)
     # Slots read once: those the first row sees, and the rows' own.
-    slots = min(context, window + tokens - 1)
+    slots = min(context, window + attending - 1)
     written = tokens if shape.shares_kv is None else 0
     return Work(
-        products.flops + last.flops + 4 * shape.heads * shape.head_dim * attended,
+        products.flops + apart.flops + last.flops + 4 * shape.heads * shape.head_dim * attended,
         products.bytes
+        + apart.bytes
         + last.bytes
         + (slots + written) * 2 * shape.kv_heads * shape.head_dim * size,
     )

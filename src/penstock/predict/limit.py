@@ -44,6 +44,7 @@ def limit_for(
         head_flops=facts["head_flops"],
         attention_flops=facts["attention_flops"],
         kv_bytes_per_token=facts["kv_bytes_per_token"],
+        prompt_attention_flops=facts.get("prompt_attention_flops"),
     )
     sequences, whose = _sequences(facts, load, mean_context_tokens)
     bound = partial(roofline.step_bound, bytes_per_s=hardware.read_bytes_per_s, flops_per_s=peak)

@@ -20,9 +20,10 @@ class Shape:
 
     `flops_per_token` is 2 x the weights multiplied for one output token;
     `head_flops` of them come after the last attention, where prompt tokens
-    end. `attention_flops` is the cost per token and per token of
-    its context: 4 x layers x query heads x head size (one multiply and one
-    add, for QK and for PV).
+    end (earlier in a SwiftKV model). `attention_flops` is the cost per token
+    and per token of its context: 4 x layers x query heads x head size (one
+    multiply and one add, for QK and for PV); of a prompt's token it is
+    `prompt_attention_flops`, where that is less.
     """
 
     weight_bytes: int
@@ -30,6 +31,7 @@ class Shape:
     head_flops: int
     attention_flops: int
     kv_bytes_per_token: int
+    prompt_attention_flops: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,10 @@ def decode_flops(shape: Shape, context: float) -> float:
 
 def prefill_flops(shape: Shape, prompt: float) -> float:
     """Operations per token of a prompt of `prompt` tokens, which see half of it on average."""
-    return shape.flops_per_token - shape.head_flops + prompt / 2 * shape.attention_flops
+    attention = shape.prompt_attention_flops
+    if attention is None:
+        attention = shape.attention_flops
+    return shape.flops_per_token - shape.head_flops + prompt / 2 * attention
 
 
 def lower_bound(

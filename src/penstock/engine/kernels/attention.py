@@ -120,7 +120,9 @@ def attend(q: Tensor, pages: KVPages, plan: Plan, window: int | None) -> Tensor:
             _prefill(q[block.start : block.end], kv[:, :, block.first : block.last], block.mask)
             for block in prefill.blocks[window]
         ]
-    return out[0] if len(out) == 1 else torch.cat(out)
+    if len(out) == 1:
+        return out[0]
+    return torch.cat(out) if out else q.flatten(1)
 
 
 def _decode(q: Tensor, kv: Tensor, mask: Tensor) -> Tensor:

@@ -44,25 +44,29 @@ class PlainStep:
         )
 
     def attend(self, layer: Layer, y: Tensor, pages: KVPages) -> Tensor:
-        """Store K and V of `y`, the product with q, k and v; attend: [T, heads * head_dim]."""
-        q, own_kv = self._qkv(layer, y)
-        if layer.shape.shares_kv is None:
+        """As `Step.attend`."""
+        q, own_kv = self._qkv(layer, y, layer.shape.heads)
+        if layer.shape.fused:
             pages.write(self._slots, own_kv)
         return attention.attend(q, pages, self._plan, layer.shape.window)
 
-    def _qkv(self, layer: Layer, y: Tensor) -> tuple[Tensor, Tensor]:
+    def store(self, layer: Layer, kv: Tensor, pages: KVPages) -> None:
+        """As `Step.store`."""
+        pages.write(self._slots, self._qkv(layer, kv, heads=0)[1])
+
+    def _qkv(self, layer: Layer, y: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Queries [T, heads, head_dim], then K and V [T, 2 * kv_heads, head_dim]; q, k rotated.
 
-        There is no K and V of a layer that shares an earlier one's: [T, 0, head_dim].
+        `y` may have either alone: the other is then [T, 0, head_dim].
         """
         shape = layer.shape
-        rows = y.view(len(y), -1, shape.head_dim)
-        q, kv = rows[:, : shape.heads], rows[:, shape.heads :]
-        rotated = shape.heads + kv.shape[1] // 2
-        if layer.q_norm is not None:
+        rows = y.view(len(y), y.shape[1] // shape.head_dim, shape.head_dim)
+        q, kv = rows[:, :heads], rows[:, heads:]
+        rotated = heads + kv.shape[1] // 2
+        if layer.q_norm is not None and heads:
             q.copy_(layer.q_norm(q))
-        if layer.k_norm is not None:
-            k = rows[:, shape.heads : rotated]
+        if layer.k_norm is not None and rotated > heads:
+            k = rows[:, heads:rotated]
             k.copy_(layer.k_norm(k))
         _rotate(rows[:, :rotated], *self._angles[shape.head_dim])
         return q, kv

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -13,7 +15,7 @@ class PrefillSpan:
 
     start: int
     end: int
-    table: Tensor  # int64 [pages], the sequence's pages, in order, up to this chunk's last token
+    table: Tensor  # int64 [pages], the sequence's pages, in order, at least up to the last row's
     context: int  # slots of the table that are filled once this chunk is written
 
 
@@ -37,6 +39,37 @@ class StepBatch:
     decodes: int  # D
     decode_tables: Tensor  # int64 [D, P], padded with page 0
     decode_contexts: Tensor  # int64 [D], filled slots including the row's own
-    max_decode_context: int  # the largest of them, 0 when D is 0
+    max_decode_context: int  # no less than the largest of them, 0 when D is 0
     prefills: list[PrefillSpan]
     logit_rows: Tensor  # int64 [L], rows whose logits are wanted, ascending
+
+    def wanted(self) -> StepBatch:
+        """The rows whose logits are wanted, as a batch of their own: decodes, then runs of rows."""
+        rows = self.logit_rows.tolist()
+        decodes = bisect_left(rows, self.decodes)
+        some = self.logit_rows[:decodes]
+        return StepBatch(
+            tokens=self.tokens.index_select(0, self.logit_rows),
+            positions=self.positions.index_select(0, self.logit_rows),
+            slots=self.slots.index_select(0, self.logit_rows),
+            decodes=decodes,
+            decode_tables=self.decode_tables.index_select(0, some),
+            decode_contexts=self.decode_contexts.index_select(0, some),
+            max_decode_context=self.max_decode_context if decodes else 0,
+            prefills=_runs(self.prefills, rows, decodes),
+            logit_rows=torch.arange(len(rows), device=self.tokens.device),
+        )
+
+
+def _runs(spans: list[PrefillSpan], rows: list[int], at: int) -> list[PrefillSpan]:
+    """What is left of `spans` of those `rows` alone, from the `at`-th on: runs of neighbours."""
+    runs = []
+    for span in spans:
+        while at < len(rows) and rows[at] < span.end:
+            start = at
+            at += 1
+            while at < len(rows) and rows[at] == rows[at - 1] + 1 and rows[at] < span.end:
+                at += 1
+            context = span.context - (span.end - 1 - rows[at - 1])
+            runs.append(PrefillSpan(start, at, span.table, context))
+    return runs

@@ -21,6 +21,10 @@ ARCHITECTURES = {
 # word for. transformers passes over it and refuses the weights for their shapes.
 LAYERS = "penstock_layers"
 
+# In the name of an architecture: K and V as in `ModelConfig.full_layers`. The layout is that
+# of Snowflake's checkpoints: LlamaSwiftKVForCausalLM, model_type llama_swiftkv.
+SWIFTKV = "SwiftKV"
+
 
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Rotary embedding: base frequency and how it is stretched to longer contexts.
@@ -64,6 +68,7 @@ class LayerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ffn_bias: bool = False
     qk_norm: bool = False
     shares_kv: int | None = None  # index of the earlier layer whose K and V this one reads
+    deep: bool = False  # its K and V are not made of its own input: see `ModelConfig.full_layers`
 
     def __post_init__(self) -> None:
         if self.kv_heads < 1 or self.heads % self.kv_heads:
@@ -75,6 +80,11 @@ class LayerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"head_dim={self.head_dim} must be even for rotary embedding.")
         if self.window is not None and self.window < 1:
             raise ValueError(f"sliding_window={self.window} must be at least 1, or null.")
+
+    @property
+    def fused(self) -> bool:
+        """Whether its queries, K and V are made of one input, by one matrix."""
+        return self.shares_kv is None and not self.deep
 
 
 class Quantization(msgspec.Struct, frozen=True):
@@ -104,6 +114,17 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...]
     checkpoint_dtype: str | None  # precision the weights were saved in, where the config says
     quantization: Quantization | None = None
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that every token goes through: all of them, but for a SwiftKV model.
+
+        There the layers behind them are `deep`: the K and V of every token, prompt or
+        not, are made of what comes out of the full layers, and so only tokens whose
+        logits are wanted need go through the rest (SwiftKV, Qiao et al. 2024). K and V
+        are therefore a function of the tokens up to theirs, as in any model.
+        """
+        return next((i for i, layer in enumerate(self.layers) if layer.deep), len(self.layers))
 
     @staticmethod
     def load(directory: Path) -> ModelConfig:
@@ -152,7 +173,7 @@ def from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | None = No
 
 def _family(config: Mapping[str, Any]) -> str:
     named = (config.get("architectures") or [None])[0]
-    family = ARCHITECTURES.get(named) if named else config.get("model_type")
+    family = ARCHITECTURES.get(named.replace(SWIFTKV, "")) if named else config.get("model_type")
     if family not in ARCHITECTURES.values():
         raise ValueError(
             f"architectures={named or family!r} is not supported; "
@@ -260,10 +281,30 @@ def _layers(config: Mapping[str, Any], family: str) -> tuple[LayerConfig, ...]:
     )
     windows = _windows(config, family, _need(config, "num_hidden_layers"))
     shapes = _own_shapes(config, len(windows))
+    sources = _kv_sources(config, len(windows))
     return tuple(
-        msgspec.structs.replace(layer, window=window, **own)
-        for window, own in zip(windows, shapes, strict=True)
+        msgspec.structs.replace(layer, window=window, **own, **source)
+        for window, own, source in zip(windows, shapes, sources, strict=True)
     )
+
+
+def _kv_sources(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Where each layer has its K and V from: itself, unless it is a SwiftKV model."""
+    if SWIFTKV not in (config.get("architectures") or [""])[0]:
+        return [{}] * count
+    full, group = _need(config, "num_key_value_layers"), config.get("key_value_group_size", 1)
+    if not 0 < full < count:
+        raise ValueError(
+            f"num_key_value_layers={full} must lie between 1 and {count - 1}: so many of "
+            f"num_hidden_layers={count} make K and V of their own input."
+        )
+    if group < 1:
+        raise ValueError(f"key_value_group_size={group} must be at least 1.")
+    firsts = [full + (index - full) // group * group for index in range(full, count)]
+    return [{}] * full + [
+        {"deep": True, "shares_kv": None if first == index else first}
+        for index, first in enumerate(firsts, full)
+    ]
 
 
 def _own_shapes(config: Mapping[str, Any], count: int) -> list[dict[str, int]]:

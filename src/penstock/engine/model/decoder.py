@@ -18,10 +18,16 @@ from penstock.engine.sampling import Draw
 
 
 class Step(Protocol):
-    """What the layers of one step share."""
+    """What the layers of one step share, for all its rows."""
 
     def attend(self, layer: Layer, y: Tensor, pages: KVPages) -> Tensor:
-        """Store K and V of `y`, the product with q, k and v; attend: [T, heads * head_dim]."""
+        """Store K and V of `y`, the product with `layer.qkv`; attend: [T, heads * head_dim].
+
+        Where that makes queries alone, K and V are in `pages` already.
+        """
+
+    def store(self, layer: Layer, kv: Tensor, pages: KVPages) -> None:
+        """Store K and V, the product with `layer.kv`."""
 
 
 class Kernels(Protocol):
@@ -83,8 +89,10 @@ class Decoder:
         self.dtype = dtype
         self.device = torch.device(device)
         self.norm = RMSNorm(torch.empty(hidden, dtype=dtype, device=device), config.norm_eps)
+        # Of deep layers alone: before the one input that the K and V of all are made of.
+        self.kv_norm = RMSNorm(torch.empty(hidden, dtype=dtype, device=device), config.norm_eps)
         self.embedding: Linear = table()
-        self.layers = [Layer(shape, config, dtype, device) for shape in config.layers]
+        self.layers = [Layer(shape, config, dtype, device, self.kv_norm) for shape in config.layers]
         self.head: Linear = self.embedding if config.tied_embeddings else table()
         self.kernels: Kernels = kernels or PlainKernels(dtype)
         self._frequencies = {
@@ -96,6 +104,8 @@ class Decoder:
         """Give a layer's matrices, which are set, the form its kernels multiply. Call once."""
         layer, kernels = self.layers[index], self.kernels
         layer.qkv = kernels.linear(plain(layer.qkv))
+        if layer.kv is not None:
+            layer.kv = kernels.linear(plain(layer.kv))
         layer.output = kernels.linear(plain(layer.output))
         layer.gate_up = kernels.linear(plain(layer.gate_up), gated=True)
         layer.down = kernels.linear(plain(layer.down))
@@ -114,17 +124,27 @@ class Decoder:
     def forward(self, batch: StepBatch, kv: KVStore) -> Tensor:
         """Take every row of `batch` through the model, writing its K and V into `kv`.
 
-        Returns fp32 logits [L, vocab] of `batch.logit_rows`. The caller holds
-        `torch.inference_mode()`.
+        Rows go only as far as they are needed: those whose logits nobody wants end with
+        the last K and V that are made of theirs. Returns fp32 logits [L, vocab] of
+        `batch.logit_rows`. The caller holds `torch.inference_mode()`.
         """
         x = self.embedding.rows(batch.tokens).to(self.kernels.stream)  # [T, hidden]
-        step = self.kernels.step(batch, self.config, kv.page_size, self._frequencies)
+        every = step = self._step(batch, kv)
+        source, full = x, self.config.full_layers
         for index, layer in enumerate(self.layers):
+            if index == full:
+                source, x = x, x.index_select(0, batch.logit_rows)
+                step = self._step(batch.wanted(), kv)
             h = layer.qkv(x)
+            if layer.kv is not None:
+                every.store(layer, layer.kv(source), kv.layer(index))
             h = step.attend(layer, h, kv.layer(index))
-            if layer is self.layers[-1]:  # only what is asked for goes on from here
+            if layer is self.layers[-1] and step is every:
                 x, h = (rows.index_select(0, batch.logit_rows) for rows in (x, h))
             layer.output.add(x, h)
             h = layer.gate_up.gated(x)
             layer.down.add(x, h)
         return self.head.logits(x)
+
+    def _step(self, batch: StepBatch, kv: KVStore) -> Step:
+        return self.kernels.step(batch, self.config, kv.page_size, self._frequencies)

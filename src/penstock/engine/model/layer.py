@@ -15,7 +15,8 @@ class Layer:
     """Weights of one layer, [out, in] as in the checkpoint.
 
     Projections of the same input are one matrix: q, k and v; gate and up. A
-    layer that shares an earlier layer's K and V has q alone.
+    layer that shares an earlier layer's K and V has q alone, a deep one q apart from
+    k and v, which have an input of their own behind `kv_norm`.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Layer:
         config: ModelConfig,
         dtype: torch.dtype,
         device: torch.device | str,
+        kv_norm: RMSNorm | None = None,
     ) -> None:
         def empty(*size: int) -> Tensor:
             return torch.empty(size, dtype=dtype, device=device)
@@ -41,10 +43,13 @@ class Layer:
 
         hidden = config.hidden_size
         self.shape = shape
-        own_kv = 2 * shape.kv_heads if shape.shares_kv is None else 0
-        q, qkv = shape.heads * shape.head_dim, (shape.heads + own_kv) * shape.head_dim
+        q, kv = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+        own_kv = shape.shares_kv is None
         self.attention_norm = norm(hidden)
+        qkv = q + kv if shape.fused else q
         self.qkv = linear(qkv, hidden, shape.qkv_bias, self.attention_norm)
+        apart = own_kv and not shape.fused
+        self.kv = linear(kv, hidden, shape.qkv_bias, kv_norm) if apart else None
         self.q_norm = norm(shape.head_dim) if shape.qk_norm else None
         self.k_norm = norm(shape.head_dim) if shape.qk_norm and own_kv else None
         self.output = linear(hidden, q, shape.output_bias)
@@ -55,7 +60,8 @@ class Layer:
     @property
     def matrices(self) -> list[Linear]:
         """Every matrix of the layer."""
-        return [self.qkv, self.output, self.gate_up, self.down]
+        own_kv = [] if self.kv is None else [self.kv]
+        return [self.qkv, *own_kv, self.output, self.gate_up, self.down]
 
     @property
     def norms(self) -> list[RMSNorm]:

@@ -41,7 +41,8 @@ def load_weights(
     """Build the decoder of `config` and fill it from the safetensors files of `directory`.
 
     Each tensor is copied from the mapped file into its place, cast to `dtype`,
-    and a layer is packed as soon as it is whole, so memory never holds the model twice.
+    and a layer is packed as soon as it and its norms are whole, matrix by matrix, so memory
+    never holds the model twice.
     Raises as `load`.
     """
     decoder = Decoder(config, dtype, device, kernels)
@@ -73,12 +74,14 @@ def load_weights(
         del view  # the last hold on a matrix that is packed below
         layer = _layer(name)
         missing[layer] -= 1
-        if missing[layer] == 0 and layer is not None:
+        if missing[layer] == 0 and layer is not None and layer < config.full_layers:
             decoder.pack_layer(layer)
     if wanted:
         names = sorted(wanted)
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ValueError(f"{directory} lacks the tensors {', '.join(names[:5])}{more}.")
+    for layer in range(config.full_layers, len(config.layers)):
+        decoder.pack_layer(layer)  # with the norm that they share
     decoder.pack_tables()
     return decoder
 
@@ -103,6 +106,8 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
     }
     if not config.tied_embeddings:
         views["lm_head.weight"] = plain(decoder.head).weight
+    if config.full_layers < len(config.layers):
+        views["model.norm_swiftkv.weight"] = decoder.kv_norm.weight
     for index, layer in enumerate(decoder.layers):
         shape, prefix = layer.shape, f"model.layers.{index}"
         q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -112,17 +117,21 @@ def checkpoint_views(decoder: Decoder) -> dict[str, Tensor]:
             "self_attn.q_norm.weight": None if layer.q_norm is None else layer.q_norm.weight,
             "self_attn.k_norm.weight": None if layer.k_norm is None else layer.k_norm.weight,
         }
-        projections = {"q": q, "k": kv, "v": kv} if shape.shares_kv is None else {"q": q}
+        own_kv = {"k": kv, "v": kv}
+        projections = {"q": q} | (own_kv if shape.fused else {})
+        kind = "_swiftkv" if shape.deep else ""
         fused = [
-            (layer.qkv, {f"self_attn.{name}_proj": size for name, size in projections.items()}),
+            (layer.qkv, {f"self_attn.{n}_proj{kind}": size for n, size in projections.items()}),
             (layer.output, {"self_attn.o_proj": config.hidden_size}),
             (layer.gate_up, {"mlp.gate_proj": shape.ffn_size, "mlp.up_proj": shape.ffn_size}),
             (layer.down, {"mlp.down_proj": config.hidden_size}),
         ]
+        if layer.kv is not None:
+            fused.append((layer.kv, {f"self_attn.{n}_proj{kind}": s for n, s in own_kv.items()}))
         for matrix, sizes in fused:
-            for kind, whole in _stored(plain(matrix)).items():
+            for end, whole in _stored(plain(matrix)).items():
                 split = torch.split(whole, list(sizes.values()))
-                parts |= {f"{name}{kind}": part for name, part in zip(sizes, split, strict=True)}
+                parts |= {f"{name}{end}": part for name, part in zip(sizes, split, strict=True)}
         views |= {f"{prefix}.{name}": part for name, part in parts.items() if part is not None}
     return views
 
@@ -157,14 +166,19 @@ def flops_per_token(decoder: Decoder) -> int:
 
 
 def last_flops(decoder: Decoder) -> int:
-    """Those of `flops_per_token` that come after the last layer's attention."""
-    last = decoder.layers[-1]
+    """Those of `flops_per_token` that only a token whose logits are wanted takes."""
+    *_, last = decoder.layers
     matrices = [last.output, last.gate_up, last.down, decoder.head]
+    if deep := decoder.layers[decoder.config.full_layers :]:
+        matrices = [matrix for layer in deep for matrix in layer.matrices if matrix is not layer.kv]
+        matrices.append(decoder.head)
     return 2 * sum(matrix.outputs * matrix.inputs for matrix in matrices)
 
 
 def _norms(decoder: Decoder) -> Iterator[RMSNorm]:
     yield decoder.norm
+    if decoder.config.full_layers < len(decoder.layers):
+        yield decoder.kv_norm
     for layer in decoder.layers:
         yield from layer.norms
 

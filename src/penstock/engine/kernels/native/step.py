@@ -49,24 +49,10 @@ class NativeStep:
         self._plans: dict[tuple[int, int], tuple[Tensor, int, int]] = {}
 
     def attend(self, layer: Layer, y: Tensor, pages: KVPages) -> Tensor:
-        """As `PlainStep.attend`."""
+        """As `Step.attend`."""
         assert isinstance(pages, TiledPages)
-        shape, rows = layer.shape, len(y)
-        q = torch.empty((rows, shape.heads * shape.head_dim), dtype=torch.bfloat16)
-        q_norm, k_norm = layer.q_norm, layer.k_norm
-        self._library.penstock_place(
-            y.data_ptr(),
-            rows,
-            shape.heads,
-            shape.shares_kv is None,
-            None if q_norm is None else q_norm.fp32.data_ptr(),
-            None if k_norm is None else k_norm.fp32.data_ptr(),
-            0.0 if q_norm is None else q_norm.eps,
-            self._angles[shape.head_dim].data_ptr(),
-            self._batch.slots.data_ptr(),
-            pages.address,
-            q.data_ptr(),
-        )
+        shape = layer.shape
+        q = self._place(layer, y, pages, shape.heads, own=shape.fused)
         blocks, before, count = self._plan(shape.heads // shape.kv_heads, shape.window or 0)
         states = self._batch.decodes * shape.heads * (2 + shape.head_dim) if before else 0
         state = torch.empty(states, dtype=torch.float32)
@@ -82,6 +68,36 @@ class NativeStep:
             state.data_ptr(),
         )
         return out
+
+    def store(self, layer: Layer, kv: Tensor, pages: KVPages) -> None:
+        """As `Step.store`."""
+        assert isinstance(pages, TiledPages)
+        self._place(layer, kv, pages, 0, own=True)
+
+    def _place(
+        self, layer: Layer, y: Tensor, pages: TiledPages, heads: int, *, own: bool
+    ) -> Tensor:
+        """Rotate what `y` has: `heads` queries of each row, which are returned, and K and V.
+
+        Whether it has these, `own` says; they are stored.
+        """
+        size, q_norm, k_norm = layer.shape.head_dim, layer.q_norm, layer.k_norm
+        q = torch.empty((len(y), heads * size), dtype=torch.bfloat16)
+        norm = q_norm or k_norm
+        self._library.penstock_place(
+            y.data_ptr(),
+            len(y),
+            heads,
+            own,
+            None if q_norm is None else q_norm.fp32.data_ptr(),
+            None if k_norm is None else k_norm.fp32.data_ptr(),
+            0.0 if norm is None else norm.eps,
+            self._angles[size].data_ptr(),
+            self._batch.slots.data_ptr(),
+            pages.address,
+            q.data_ptr(),
+        )
+        return q
 
     def _turns(self, frequencies: Tensor) -> Tensor:
         rows, half = len(self._batch.positions), len(frequencies)
