@@ -70,6 +70,7 @@ _ARGUMENTS = {
     "penstock_plan": [_P, _N, _N, _N, _N, _P, _P, _P, _P],
     "penstock_attend": [_P, _N, _P, _P, _N, _N, _P, _P],
     "penstock_draw": [_P, _N, _N, _P, _P, _P],
+    "penstock_score": [_P, _N, _N, _P, _P, _P],
 }
 _RETURNS = {"penstock_threads": c_int, "penstock_block_bytes": _N, "penstock_plan": _N}
 
