@@ -37,7 +37,7 @@ from penstock.meter.selftest import LATE_MS
 from penstock.meter.truth import Timing, TrueAnswer, Truth, true_server
 
 ROUNDS = 3  # answers on each stream
-READING_NS = 10**9  # after the last event: answers may be read a little later
+READING_NS = 250_000_000  # after the last event: answers may be read a little later
 IDENTITY = ("repeat", "itl_ms", "streams", "start", "tool")  # of a row
 RESULT = Path(__file__).parent / "results" / "meter_truth.json"
 

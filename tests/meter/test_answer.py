@@ -216,3 +216,47 @@ def test_a_local_tokenizer_checks_the_servers_count():
     assert any("local tokenizer" in note for note in notes)
     _, notes = read(event(text, usage=10, finish="length"), tokenizer=Words())
     assert notes == []
+
+
+_TEXT = st.sampled_from(["w ", "", "a\n\ndata: {b", "\r", "é", "[DONE]"])
+_DELTA = st.fixed_dictionaries(
+    {"content": _TEXT},
+    optional={
+        "role": st.just("assistant"),
+        "reasoning_content": st.sampled_from([None, "hm"]),
+        "refusal": st.sampled_from([None, "no"]),
+        "tool_calls": st.sampled_from([None, [{"function": {"name": "f"}}]]),
+    },
+)
+_CHOICE = st.fixed_dictionaries(
+    {"delta": _DELTA},
+    optional={
+        "index": st.sampled_from([0, 0, 0, 1]),
+        "finish_reason": st.sampled_from([None, None, "length"]),
+        "token_ids": st.sampled_from([None, [1]]),
+        "logprobs": st.sampled_from([None, {"content": [{}]}]),
+    },
+)
+_CHUNK = st.fixed_dictionaries(
+    {"choices": st.lists(_CHOICE, min_size=1, max_size=2)},
+    optional={
+        "object": st.sampled_from(["chat.completion.chunk", "chat.completion.chunk", "error"]),
+        "usage": st.sampled_from([None, {"completion_tokens": 3}]),
+        "error": st.sampled_from([None, None, "broken"]),
+    },
+)
+_PLAIN = st.builds(lambda text: {"choices": [{"delta": {"content": text}}]}, _TEXT)
+
+
+@given(st.lists(st.one_of(_PLAIN, _PLAIN, _PLAIN, _CHUNK), min_size=1, max_size=12), st.booleans())
+def test_reading_many_events_at_once_changes_nothing(chunks, broken):
+    """A comment in each piece sends all of them the long way."""
+    lines = [json.dumps(chunk, ensure_ascii=False).encode() for chunk in chunks]
+    lines[-1] = lines[-1][:-4] if broken else lines[-1]
+    pieces = [(i * 10 * MS, b"data: " + line + b"\n\n") for i, line in enumerate(lines, 1)]
+    pieces.append((10**9, b"data: [DONE]\n\n"))
+    at_once, one_by_one = (
+        read_answer(given, Record(request_id="r", sched_ns=0, sent_ns=0), choices=2)
+        for given in (pieces, [(at_ns, b": no data\n" + piece) for at_ns, piece in pieces])
+    )
+    assert at_once == one_by_one

@@ -11,7 +11,8 @@ from penstock.meter.arrivals import _A_TURN, Arrivals
 from penstock.meter.link import _SO_TIMESTAMPNS
 from penstock.meter.loop import TightLoop
 
-MIDDLE = b"e\r\ndata: {...}\n\n\r\n"  # as an event comes within a chunked body
+BODY = b"data: {...}\n\n"
+MIDDLE = b"d\r\n" + BODY + b"\r\n"  # as an event comes within a chunked body
 
 
 @pytest.fixture
@@ -51,9 +52,17 @@ class Told:
 
     def __init__(self):
         self.pieces, self.lost = [], []
+        self.unframed, self.lags = [], []
+        self.wire = b""  # all of it, frames put back
 
     def received(self, data, at_ns, read_ns):
         self.pieces.append((data, at_ns, read_ns))
+        self.wire += data
+
+    def bodies(self, bodies, lag_ns):
+        self.unframed += bodies
+        self.lags.append(lag_ns)
+        self.wire += b"".join(b"%x\r\n%b\r\n" % (len(body), body) for _, body in bodies)
 
     @property
     def data(self):
@@ -62,7 +71,7 @@ class Told:
 
 def watch(arrivals, sock):
     told = Told()
-    return told, arrivals.add(sock, told.received, told.lost.append)
+    return told, arrivals.add(sock, told, told.lost.append)
 
 
 def turn(loop, times=3):
@@ -85,52 +94,88 @@ def test_what_comes_is_told_with_the_time_it_came(loop, arrivals, connect):
     assert before - 1_000_000 < at_ns < sent + 1_000_000 < read_ns
 
 
-def test_the_middle_of_an_answer_waits_for_company(loop, arrivals, connect):
+def test_the_middle_of_an_answer_waits_without_its_frames(loop, arrivals, connect):
     ours, theirs = connect()
     told, stream = watch(arrivals, ours)
-    stream.keep(True)
-    for count in range(1, 4):
+    stream.between(True)
+    for _ in range(4):
         theirs.send(MIDDLE)
         turn(loop)
-        assert not told.pieces, count
-    theirs.send(MIDDLE)
+    theirs.send(2 * MIDDLE)
     turn(loop)
-    assert [data for data, _, _ in told.pieces] == [MIDDLE] * 4
-    stamps = [at_ns for _, at_ns, _ in told.pieces]
-    assert all(b - a > 5_000_000 for a, b in itertools.pairwise(stamps))
+    assert not told.unframed
+    assert not stream.take()
+    assert [body for _, body in told.unframed] == [BODY] * 6
+    assert not told.pieces
+    stamps = [at_ns for at_ns, _ in told.unframed]
+    assert all(b - a > 5_000_000 for a, b in itertools.pairwise(stamps[:5]))
+    assert stamps[4] == stamps[5]
+    (lag_ns,) = told.lags
+    assert 0 <= lag_ns < 50_000_000
 
 
 @pytest.mark.parametrize(
-    "piece", [b"0\r\n\r\n", MIDDLE[:5], b"13\r\ndata: [DONE]\n\ndata\n\n\r\n", b"\n"]
+    "piece",
+    [
+        b"0\r\n\r\n",
+        MIDDLE[:5],
+        b"13\r\ndata: [DONE]\n\ndata\n\n\r\n",
+        b"\n",
+        b"e" + MIDDLE[1:],  # a frame that tells another size
+        b"d;x" + MIDDLE[1:],
+        b"0000d" + MIDDLE[1:],
+        b"\r\n" + MIDDLE,
+        MIDDLE + MIDDLE[:5],
+        MIDDLE[:-4] + b"\r\n\r\n",
+        b"1\r\n\n\r\n",
+    ],
 )
-def test_what_is_not_the_middle_brings_what_waited(loop, arrivals, connect, piece):
+def test_what_is_not_plainly_the_middle_comes_as_it_is(loop, arrivals, connect, piece):
     ours, theirs = connect()
     told, stream = watch(arrivals, ours)
-    stream.keep(True)
+    stream.between(True)
     theirs.send(MIDDLE)
     turn(loop)
     theirs.send(piece)
     turn(loop)
-    assert [data for data, _, _ in told.pieces] == [MIDDLE, piece]
+    assert [body for _, body in told.unframed] == [BODY]
+    assert told.wire == MIDDLE + piece
 
 
-def test_nothing_waits_unless_told_so(loop, arrivals, connect):
+def test_after_such_a_thing_all_comes_as_it_is_until_told(loop, arrivals, connect):
     ours, theirs = connect()
     told, stream = watch(arrivals, ours)
     theirs.send(MIDDLE)
     turn(loop)
     assert told.data == MIDDLE
-    stream.keep(True)
     theirs.send(MIDDLE)
     turn(loop)
-    stream.take()
     assert told.data == 2 * MIDDLE
+    stream.between(True)
+    theirs.send(MIDDLE)
+    turn(loop)
+    assert told.data == 2 * MIDDLE
+
+
+def test_pieces_beyond_the_places_are_not_lost(loop, arrivals, connect):
+    ours, theirs = connect()
+    told, stream = watch(arrivals, ours)
+    stream.between(True)
+    chunks = [b"5\r\n%03d\n\n\r\n" % i for i in range(900)]
+    for number, chunk in enumerate(chunks):
+        theirs.send(chunk)
+        if number in (100, 500, 600):
+            turn(loop)
+    turn(loop)
+    stream.take()
+    assert told.wire == b"".join(chunks)
+    assert len(told.unframed) > 100
 
 
 def test_more_than_there_is_room_for_comes_whole(loop, arrivals, connect):
     ours, theirs = connect()
     told, stream = watch(arrivals, ours)
-    stream.keep(True)
+    stream.between(True)
     sent = b"".join(b"%06d" % i for i in range(40_000))
     theirs.setblocking(False)
     left = memoryview(sent)
@@ -147,11 +192,11 @@ def test_more_than_there_is_room_for_comes_whole(loop, arrivals, connect):
 def test_the_end_comes_after_what_came_before_it(loop, arrivals, connect):
     ours, theirs = connect()
     told, stream = watch(arrivals, ours)
-    stream.keep(True)
+    stream.between(True)
     theirs.send(MIDDLE)
     theirs.close()
     turn(loop)
-    assert told.data == MIDDLE
+    assert [body for _, body in told.unframed] == [BODY]
     assert told.lost == [None]
 
 
@@ -167,17 +212,18 @@ def test_a_reset_is_told_with_its_name(loop, arrivals, connect):
 
 def test_one_that_another_closes_hears_nothing_more(loop, arrivals, connect):
     (a, from_a), (b, from_b) = connect(), connect()
-    told = Told()
     streams = []
 
-    def close_the_other(data, at_ns, read_ns):
-        for sock, stream in streams:
-            if stream is not streams[len(told.pieces)][1]:
-                arrivals.remove(sock, stream)
-        told.received(data, at_ns, read_ns)
+    class Closer(Told):
+        def received(self, data, at_ns, read_ns):
+            for sock, stream in streams:
+                if stream is not streams[len(told.pieces)][1]:
+                    arrivals.remove(sock, stream)
+            super().received(data, at_ns, read_ns)
 
-    streams.append((a, arrivals.add(a, close_the_other, told.lost.append)))
-    streams.append((b, arrivals.add(b, close_the_other, told.lost.append)))
+    told = Closer()
+    streams.append((a, arrivals.add(a, told, told.lost.append)))
+    streams.append((b, arrivals.add(b, told, told.lost.append)))
     from_a.send(b"a")
     from_b.send(b"b")
     turn(loop)

@@ -7,7 +7,8 @@ each event in `tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 from tokenizers import Tokenizer
@@ -20,10 +21,14 @@ from penstock.meter.dialect import (
     brief,
     read_chunk,
     read_chunks,
+    read_texts,
 )
 from penstock.meter.event import EventStream, LineTooLong
 from penstock.meter.tokens import Event, believed, count, find_growth
 from penstock.record.record import Outcome, Record
+
+_ENDING = 2  # lines that may tell more than text: why the answer ended, its usage
+_E = TypeVar("_E")
 
 __all__ = ["Answer", "brief", "read_answer"]
 
@@ -101,17 +106,23 @@ def read_answer(
 
 def _read_stream(pieces: Sequence[tuple[int, bytes]], choices: int, whole: bool) -> _Read:
     stream, read = EventStream(), _Read(choices)
-    plain = _plain(pieces)
-    for (at_ns, _), chunk in zip(pieces, plain, strict=False):
-        if (text := chunk.only_text()) is not None:
-            read.events.append(Event(at_ns, 0, text, "", None, None, None))
-            read.totals[0] = 0
-            continue
+    lines = _lines(pieces)
+    texts = _decoded(read_texts, lines[:-_ENDING])
+    if texts:
+        read.events = [
+            Event(at_ns, 0, text, "", None, None, None)
+            for (at_ns, _), text in zip(pieces, texts, strict=False)
+            if text
+        ]
+        read.totals[0] = 0
+    chunks = _decoded(read_chunks, lines[len(texts) :])
+    seen = len(texts) + len(chunks)
+    for (at_ns, _), chunk in zip(pieces[len(texts) : seen], chunks, strict=True):
         _note(read, at_ns, chunk)
         if read.error:
             return read
     try:
-        for at_ns, piece in pieces[len(plain) :]:
+        for at_ns, piece in pieces[seen:]:
             for data in stream.feed(piece):
                 _take(read, at_ns, data)
             if read.done or read.error:
@@ -127,25 +138,26 @@ def _read_stream(pieces: Sequence[tuple[int, bytes]], choices: int, whole: bool)
     return read
 
 
-def _plain(pieces: Sequence[tuple[int, bytes]]) -> list[Chunk]:
-    """The events of the first pieces, as many as are just one line of data and its end.
+def _lines(pieces: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    """The data of the first pieces, as many as are just one line of it and its end.
 
-    So most servers send; decoded all at once they cost half as much.
+    So most servers send; decoded all at once, such events cost half as much.
     """
     lines = []
     for _, piece in pieces:
         if not (piece.startswith(b"data: {") and piece.endswith(b"}\n\n")):
             break
-        if piece.find(b"\n") != len(piece) - 2:
-            break
         lines.append(piece[6:-1])
-    text = b"".join(lines)
-    if b"\r" in text:
-        return []
+    joined = b"".join(lines)
+    return lines if joined.count(b"\n") == len(lines) and b"\r" not in joined else []
+
+
+def _decoded(read: Callable[[bytes], list[_E]], lines: Sequence[bytes]) -> list[_E]:
+    """All of the lines, or none: then others try, and say what is wrong."""
     try:
-        return read_chunks(text)
+        return read(b"".join(lines))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []  # then one after another, to say which
+        return []
 
 
 def _read_whole(pieces: Sequence[tuple[int, bytes]], choices: int) -> _Read:

@@ -1,9 +1,10 @@
 """Reads all sockets that have something at once, in C, and looks only where it must.
 
 A thousand streams bring so many events that reading them is most of what a worker
-does. An event in the middle of an answer is only kept, with its stamp, next to those
-before it; Python sees a few of them at a time. Without a compiler each socket is read
-by its `Link`: the stamps are the same, the work is more.
+does. An event in the middle of an answer is only freed of its chunk's frame and kept,
+with its stamp, next to those before it; Python sees them when something else comes.
+Without a compiler each socket is read by its `Link`: the stamps are the same, the
+work is more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable
+from operator import sub
 from pathlib import Path
+from typing import Protocol
 
 from penstock.compiled import CannotCompile, compiled
 from penstock.meter.loop import TightLoop, Timer
@@ -26,16 +29,31 @@ from penstock.meter.loop import TightLoop, Timer
 # As in arrivals.c.
 _BATCH = 256
 _PIECES = 256
-_HEAD = struct.Struct("@7i")  # descriptor, keeps, count, used, ended, error, more
-_SIZES = _HEAD.size
-_TIMES = _SIZES + 4 * _PIECES + 4  # padded
+# descriptor, between, middles, count, used, ended, error, more
+_HEAD = struct.Struct("@8i")
+_STARTS = _HEAD.size
+_SIZES = _STARTS + 4 * _PIECES
+_TIMES = _SIZES + 4 * _PIECES
 _ROOM = _TIMES + 2 * 8 * _PIECES
 
 _A_TURN = 64  # a thousand answers that end together must not keep arrivals waiting
 
-# Called with the bytes, when they arrived and when they were read; or with the error that
-# ended the connection, None if the other side did.
-Received = Callable[[bytes, int, int], None]
+Body = tuple[int, bytes]  # when it arrived, and what it is
+
+
+class Owner(Protocol):
+    """Who hears what came on a socket. Times are `monotonic_ns`."""
+
+    def received(self, data: bytes, at_ns: int, read_ns: int) -> None:
+        """Bytes arrived, and were read."""
+        ...
+
+    def bodies(self, bodies: list[Body], lag_ns: int) -> None:
+        """Whole chunks came, each from the middle of an answer, and lay unread for `lag_ns`."""
+        ...
+
+
+# Called with the error that ended the connection, None if the other side did.
 Lost = Callable[[OSError | None], None]
 
 
@@ -53,34 +71,41 @@ def _library() -> ctypes.CDLL | None:
 
 
 class Stream:
-    """One socket: what came on it goes to `received`, its end to `lost`."""
+    """One socket: what came on it goes to its owner, its end to `lost`."""
 
-    def __init__(self, sock: socket.socket, received: Received, lost: Lost, size: int) -> None:
-        self._received = received
+    def __init__(self, sock: socket.socket, owner: Owner, lost: Lost, size: int) -> None:
+        self._owner = owner
         self._lost = lost
         self.open = True
         self.waits = False  # for somebody to look
         self._room = ctypes.create_string_buffer(size)
         self.address = ctypes.addressof(self._room)
         self._view = memoryview(self._room).cast("B")
-        _HEAD.pack_into(self._view, 0, sock.fileno(), 0, 0, 0, 0, 0, 0)
+        _HEAD.pack_into(self._view, 0, sock.fileno(), 0, 0, 0, 0, 0, 0, 0)
 
-    def keep(self, on: bool) -> None:
-        """Whether the middle of an answer may wait: only while a chunked body comes."""
-        struct.pack_into("@i", self._view, 4, on)
+    def between(self, chunks: bool) -> None:
+        """Whether the next byte to come begins a chunk, so that its frame can be read in C."""
+        struct.pack_into("@i", self._view, 4, chunks)
 
     def take(self) -> bool:
         """Hand over what came; whether there may be more to read."""
-        descriptor, keeps, count, used, ended, error, more = _HEAD.unpack_from(self._view)
-        _HEAD.pack_into(self._view, 0, descriptor, keeps, 0, 0, ended, error, 0)
-        sizes = struct.unpack_from(f"@{count}i", self._view, _SIZES)
-        at_ns = struct.unpack_from(f"@{count}q", self._view, _TIMES)
-        read_ns = struct.unpack_from(f"@{count}q", self._view, _TIMES + 8 * _PIECES)
-        came, start = bytes(self._view[_ROOM : _ROOM + used]), 0
-        for size, at, read in zip(sizes, at_ns, read_ns, strict=True):
+        view = self._view
+        descriptor, between, middles, count, used, ended, error, more = _HEAD.unpack_from(view)
+        _HEAD.pack_into(view, 0, descriptor, between, 0, 0, 0, ended, error, 0)
+        starts = struct.unpack_from(f"@{count}i", view, _STARTS)
+        sizes = struct.unpack_from(f"@{count}i", view, _SIZES)
+        at_ns = struct.unpack_from(f"@{count}q", view, _TIMES)
+        read_ns = struct.unpack_from(f"@{count}q", view, _TIMES + 8 * _PIECES)
+        came = bytes(view[_ROOM : _ROOM + used])
+        pieces = [came[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        if middles:
+            lag_ns = max(map(sub, read_ns[:middles], at_ns))
+            self._owner.bodies(list(zip(at_ns, pieces[:middles], strict=False)), lag_ns)
+        for piece, at, read in zip(
+            pieces[middles:], at_ns[middles:], read_ns[middles:], strict=True
+        ):
             if self.open:  # else closed by whom it was told
-                self._received(came[start : start + size], at, read)
-            start += size
+                self._owner.received(piece, at, read)
         if self.open and (ended or error):
             self._lost(OSError(error, os.strerror(error)) if error else None)
         return bool(more) and self.open
@@ -106,9 +131,9 @@ class Arrivals:
         library = _library()
         return None if library is None else cls(loop, library)
 
-    def add(self, sock: socket.socket, received: Received, lost: Lost) -> Stream:
+    def add(self, sock: socket.socket, owner: Owner, lost: Lost) -> Stream:
         """Read this one from now on. Raises `OSError` if the kernel refuses."""
-        stream = Stream(sock, received, lost, self._size)
+        stream = Stream(sock, owner, lost, self._size)
         address = ctypes.c_void_p(stream.address)
         if code := self._library.penstock_watch(self._epoll.fileno(), address):
             raise OSError(-code, os.strerror(-code))

@@ -20,7 +20,7 @@ import httptools
 import msgspec
 
 from penstock import __version__
-from penstock.meter.arrivals import Arrivals
+from penstock.meter.arrivals import Arrivals, Body
 from penstock.meter.link import Address, Link, TlsLink
 from penstock.meter.loop import Loop, Timer
 
@@ -144,6 +144,7 @@ class _Connection:
         self._reusable = False
         self._size = 0
         self._tail = b""  # the end of a piece that did not end a line
+        self._between = False  # the last that was parsed was the frame of a whole chunk
         self._link: Link | None = None
         self._parser: Any = None
         self._open = False
@@ -165,7 +166,7 @@ class _Connection:
         self._parser = httptools.HttpResponseParser(self)
         self._silent = self._until_close = True
         self._whole = self._reusable = False
-        self._size, self._tail = 0, b""
+        self._size, self._tail, self._between = 0, b"", False
         limit_s = self._among.origin.timeout_s
         self._timer = self._among.loop.call_later(
             limit_s, self.fail, f"timeout: no end in {limit_s:g} s"
@@ -247,6 +248,23 @@ class _Connection:
             self._finish(at_ns)
         elif self._size > MAX_BODY:
             self.fail(f"too_large: more than {MAX_BODY:,} bytes")
+        elif self._link is not None:
+            # A frame's end, and not some first digits of the next.
+            at_frame = self._between and data.endswith(b"\r\n")
+            self._link.between(at_frame and not self._tail)
+
+    def bodies(self, bodies: list[Body], lag_ns: int) -> None:
+        """See `Owner`."""
+        if self._call is None:
+            self.lost(None)
+            return
+        exchange = self._call.exchange
+        exchange.pieces += bodies
+        exchange.lag_ns = max(exchange.lag_ns, lag_ns)
+        self._at_ns = bodies[-1][0]
+        self._size += sum(len(body) + _PIECE for _, body in bodies)
+        if self._size > MAX_BODY:
+            self.fail(f"too_large: more than {MAX_BODY:,} bytes")
 
     def lost(self, error: OSError | None) -> None:
         """See `Receiver`."""
@@ -304,8 +322,13 @@ class _Connection:
         if self._call is not None and not self._whole:
             exchange = self._call.exchange
             exchange.status = self._parser.get_status_code()
-            if self._link is not None:
-                self._link.keep("chunked" in exchange.headers.get("transfer-encoding", ""))
+            self._between = "chunked" in exchange.headers.get("transfer-encoding", "")
+
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
 
     def on_body(self, body: bytes) -> None:
         if (call := self._call) is None or self._whole:
@@ -342,7 +365,7 @@ class _Connection:
         self._stop_timer()
         if self._reusable:
             assert self._link is not None
-            self._link.keep(False)
+            self._link.between(False)
             self._rest()
         else:
             self.close()

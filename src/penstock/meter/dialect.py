@@ -6,7 +6,7 @@ nobody needs is not read. docs/servers.md says who sends which.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -126,45 +126,52 @@ class Chunk(msgspec.Struct, gc=False):
     object: Any = None
     message: Any = None  # beside "object": "error", as SGLang and older vLLM have it
 
-    def only_text(self) -> str | None:
-        """Text for choice 0, where that is all the event holds: what most of them are."""
-        choices = self.choices
-        if (
-            choices is None
-            or len(choices) != 1
-            or self.usage is not None
-            or self.timings is not None
-            or self.error
-            or self.object == "error"
-        ):
-            return None
-        choice = choices[0]
-        delta = choice.delta
-        if (
-            delta is None
-            or choice.index
-            or choice.text
-            or choice.finish_reason
-            or choice.token_ids is not None
-            or choice.logprobs is not None
-            or choice.meta_info is not None
-            or type(delta.content) is not str
-            or delta.reasoning_content
-            or delta.reasoning
-            or delta.tool_calls
-            or delta.function_call is not None
-        ):
-            return None
-        return delta.content or None
-
     def failure(self) -> str:
         """What went wrong on the server, where this says that something did."""
         return brief(self.error or self.message)
 
 
+class _TextDelta(msgspec.Struct, gc=False):
+    content: str
+    refusal: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _TextDelta
+    index: Literal[0] = 0
+    text: None = None
+    finish_reason: None = None
+    token_ids: None = None
+    logprobs: None = None
+    meta_info: None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    """A `Chunk` that holds nothing but text for choice 0, as most of them do."""
+
+    choices: tuple[_TextChoice]
+    usage: None = None
+    timings: None = None
+    error: None = None
+    object: Literal["chat.completion.chunk"] | None = None
+
+
 _decoder = msgspec.json.Decoder(Chunk)
 read_chunk = _decoder.decode
 read_chunks = _decoder.decode_lines  # of one line each
+_read_texts = msgspec.json.Decoder(_TextChunk).decode_lines
+
+
+def read_texts(lines: bytes) -> list[str]:
+    """The text of each line's event, which may be empty.
+
+    Raises `msgspec.DecodeError` where an event holds anything else that matters.
+    """
+    return [chunk.choices[0].delta.content for chunk in _read_texts(lines)]
 
 
 def brief(error: Any) -> str:

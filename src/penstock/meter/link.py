@@ -16,7 +16,7 @@ import sys
 from time import monotonic_ns, time_ns
 from typing import Any, Protocol
 
-from penstock.meter.arrivals import Arrivals, Stream
+from penstock.meter.arrivals import Arrivals, Owner, Stream
 from penstock.meter.loop import Loop
 
 _RECEIVE = 2**13
@@ -28,7 +28,7 @@ _OFFSET_HOLDS_NS = 10_000_000
 Address = tuple[Any, Any, int, str, Any]  # an entry of `getaddrinfo`
 
 
-class Receiver(Protocol):
+class Receiver(Owner, Protocol):
     """Who is told of what happens on a link. Times are `monotonic_ns`."""
 
     def opened(self) -> None:
@@ -37,10 +37,6 @@ class Receiver(Protocol):
 
     def sent(self, at_ns: int) -> None:
         """The last byte written was handed to the kernel."""
-        ...
-
-    def received(self, data: bytes, at_ns: int, read_ns: int) -> None:
-        """Bytes arrived, and were read."""
         ...
 
     def lost(self, error: OSError | None) -> None:
@@ -87,10 +83,10 @@ class Link:
         if self._unsent:
             self._loop.add_writer(self._socket, self._send)
 
-    def keep(self, on: bool) -> None:
-        """Whether the middle of a chunked answer may wait to be received; see `arrivals`."""
+    def between(self, chunks: bool) -> None:
+        """Whether the next byte to come begins a chunk of a body; see `arrivals`."""
         if self._stream is not None:
-            self._stream.keep(on)
+            self._stream.between(chunks)
 
     def flush(self) -> None:
         """Have what was read and waits received now."""
@@ -125,7 +121,7 @@ class Link:
         if self._arrivals is None:
             self._loop.add_reader(self._socket, self._read)
         else:
-            self._stream = self._arrivals.add(self._socket, self._receiver.received, self._lose)
+            self._stream = self._arrivals.add(self._socket, self._receiver, self._lose)
         self._receiver.opened()
 
     def _send(self) -> None:

@@ -83,7 +83,7 @@ def count(
     for record, own, way, share in zip(records, events, laid, shares, strict=True):
         if not own:
             continue
-        record.words = len("".join(event.unsaid + event.said for event in own).split())
+        record.words = len("".join([event.unsaid + event.said for event in own]).split())
         if record.outcome is Outcome.FINISHED:
             notes += _lay(record, own, way, share, hidden=hidden, tokenizer=tokenizer)
         elif way is not None:
@@ -203,6 +203,8 @@ def by_tokenizer(events: Sequence[Event], tokenizer: Tokenizer) -> Laid:
 
 def evenly(tokens: int, events: int) -> list[int]:
     """One token on the first event, the others in equal shares on the rest."""
+    if tokens == events:
+        return [1] * events
     if events == 1:
         return [tokens]
     rest, share = max(tokens - 1, 0), events - 1

@@ -6,6 +6,7 @@ request is None, never zero.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -79,7 +80,11 @@ def itl(records: Iterable[Record]) -> list[float]:
 
     An event of several tokens contributes one gap; `tokens_per_event` tells.
     """
-    return [float(gap) / NS_PER_S for r in records for gap in np.diff(r.event_ns)]
+    return [
+        (later - before) / NS_PER_S
+        for r in records
+        for before, later in itertools.pairwise(r.event_ns)
+    ]
 
 
 def tokens_per_event(records: Iterable[Record]) -> float | None:
