@@ -43,6 +43,22 @@ def test_a_pruned_and_quantized_model_and_its_report(family, tmp_path):
     assert not (tmp_path / "small.partial").exists()
 
 
+def test_prompts_that_stop_early_are_reported(family, tmp_path):
+    out = tmp_path / "swift"
+    asked = [str(family("qwen3")), "--out", str(out), "--swiftkv", "0.5", *QUICK]
+    together = invoke(*asked, "--weights", "int8")
+    assert together.exit_code == 1
+    assert "serve --weights int8" in together.stderr
+    done = invoke(*asked, "--json", "--png", str(tmp_path / "x.png"))
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["steps"][0]["how"] == {"type": "swiftkv", "full": 0.5, "group": 1}
+    assert made["after"]["reading"][0]["median"] > 0
+    assert "Prompts stop behind 2 of 4 layers" in made["notes"][0]
+    assert json.loads((out / "config.json").read_text())["num_key_value_layers"] == 2
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_table_says_what_it_cost(family, tmp_path):
     done = invoke(
         str(family("llama")), "--out", str(tmp_path / "x"), "--weights", "int8",

@@ -81,9 +81,24 @@ def compress(
         float | None, typer.Option(help="Set this share of the weights to zero (Wanda).")
     ] = None,
     pattern: Annotated[Pattern, typer.Option(help="Where zeros may be.")] = Pattern.FREE,
+    swiftkv: Annotated[
+        float | None,
+        typer.Option(
+            help="Prompts stop behind so many layers, or this share of them: all K and V of the "
+            "rest are made of what comes out there."
+        ),
+    ] = None,
+    swiftkv_group: Annotated[
+        int, typer.Option(min=1, help="Of --swiftkv: neighbouring layers that share K and V.")
+    ] = 1,
     distill: Annotated[
         float | None,
-        typer.Option("--distill", min=0.0, help="Train for so many minutes, on what came of it."),
+        typer.Option(
+            "--distill",
+            min=0.0,
+            help="Train for so many minutes, on what came of it: of --swiftkv "
+            "alone W_q, W_k and W_v of the layers behind, else everything.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Of --distill: MODEL itself if absent; none to do without.")
@@ -116,7 +131,7 @@ def compress(
         bool, typer.Option("--json", help="Print the result, and only that, as JSON.")
     ] = False,
 ) -> None:
-    """Make a cheaper checkpoint: prune, set to zero, distil, quantize, in this order.
+    """Make a cheaper checkpoint: prune, set to zero, stop prompts early, distil, quantize.
 
     Size, speed and quality are measured before and after. Ctrl-C keeps what is
     finished; the same command goes on from there.
@@ -128,6 +143,7 @@ def compress(
     from penstock.compress.quantize import Quantize
     from penstock.compress.run import Measuring
     from penstock.compress.sparse import Sparsify
+    from penstock.compress.swiftkv import SwiftKV
     from penstock.compress.width import Width
 
     recipe: list[How] = []
@@ -139,10 +155,20 @@ def compress(
         )
     if zeros is not None:
         recipe.append(Sparsify(share=zeros, pattern=pattern.value))
+    whole = not recipe  # nothing was taken out that all weights must make up for
+    if swiftkv is not None:
+        recipe.append(SwiftKV(full=swiftkv, group=swiftkv_group))
     if distill is not None:
         above = None if teacher == "none" else teacher or model
         recipe.append(
-            Distill(minutes=distill, teacher=above, temperature=temperature, truth=truth, peak=rate)
+            Distill(
+                minutes=distill,
+                teacher=above,
+                temperature=temperature,
+                truth=truth,
+                peak=rate,
+                light=whole and swiftkv is not None,
+            )
         )
     if weights is not None:
         recipe.append(
@@ -155,7 +181,8 @@ def compress(
         )
     if not recipe:
         raise typer.BadParameter(
-            "ask for at least one of --layers, --neurons, --heads, --zeros, --distill, --weights"
+            "ask for at least one of --layers, --neurons, --heads, --zeros, --swiftkv, "
+            "--distill, --weights"
         )
     measuring = Measuring(rows=held_out, tasks=tasks, speed=not no_speed)
     try:

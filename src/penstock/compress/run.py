@@ -26,7 +26,7 @@ from penstock.compress.distill import Distill, distil
 from penstock.compress.quality import Quality, log_probabilities, quality
 from penstock.compress.quantize import Quantize, quantize
 from penstock.compress.sparse import Sparsify, sparsify
-from penstock.compress.speed import Speed, meaning, speeds
+from penstock.compress.speed import READING, Speed, meaning, speeds
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.compress.width import Width, prune_width
 from penstock.engine.llm import LLM
@@ -52,6 +52,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     layers: int
     speed: list[Speed]
+    reading: list[Speed]  # of a prompt
     quality: Quality | None  # None: random weights, or not measured
 
 
@@ -96,6 +97,11 @@ def compress(
         raise ValueError(f"{out} exists; remove it, or choose another directory with --out.")
     if not recipe:
         raise ValueError("nothing to do: ask for at least one technique.")
+    if {SwiftKV, Quantize} <= {type(how) for how in recipe}:
+        raise ValueError(
+            "integers are rounded layer by layer, which a SwiftKV model's are not made of: leave "
+            "--weights out, and let the engine round when it loads (serve --weights int8)."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
     current = Checkpoint.read(source)
@@ -153,7 +159,9 @@ def measure(
             f"{len(rows)} rows of {tokens} tokens of the standard library, held out from the "
             "embedded models; what another was trained on is unknown"
         )
-    rates = speeds(llms, progress) if measuring.speed else {name: [] for name in llms}
+    none: dict[str, list[Speed]] = {name: [] for name in llms}
+    rates = speeds(llms, progress) if measuring.speed else none
+    reading = speeds(llms, loads=READING) if measuring.speed else none
     before, after = (
         Figures(
             parameters=facts[name].parameters,
@@ -162,6 +170,7 @@ def measure(
             precision=facts[name].precision,
             layers=len(llms[name].engine.decoder.config.layers),
             speed=rates[name],
+            reading=reading[name],
             quality=found[name],
         )
         for name, folder in (("before", source), ("after", made))

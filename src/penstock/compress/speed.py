@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -14,14 +14,30 @@ from penstock.engine.llm import LLM
 from penstock.engine.request import ModelFacts, SamplingParams
 
 BATCHES = (1, 16)  # sequences at once
-PROMPT, OUTPUT = 32, 32  # tokens
 ROUNDS = 3
 
 
-class Speed(msgspec.Struct, frozen=True):
-    """Output tokens per second with so many sequences at once: median, least, most of the rounds.
+class Load(msgspec.Struct, frozen=True):
+    """What is asked for: so many sequences at once, tokens of prompt and of output of each."""
 
-    Prompts are read within the time.
+    sequences: int
+    prompt: int
+    output: int
+
+    @property
+    def counted(self) -> int:
+        """The tokens its speed is of: those of the output, or of a prompt that is only read."""
+        return self.sequences * (self.output if self.output > 1 else self.prompt)
+
+
+WRITING = tuple(Load(batch, 32, 32) for batch in BATCHES)
+READING = (Load(1, 512, 1),)
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Tokens per second with so many sequences at once: median, least, most of the rounds.
+
+    They are output tokens, prompts being read within the time, or those of a prompt.
     """
 
     sequences: int
@@ -30,22 +46,30 @@ class Speed(msgspec.Struct, frozen=True):
     most: float
 
 
-def speeds(models: Mapping[str, LLM], progress: Progress = unwatched) -> dict[str, list[Speed]]:
-    """Measure each model, all in turn in every round, so that what disturbs one disturbs all."""
-    seen: dict[tuple[str, int], list[float]] = {}
-    total = ROUNDS * len(BATCHES) * len(models)
-    for turn in range(ROUNDS + 1):  # the first warms up
-        for batch in BATCHES:
+def speeds(
+    models: Mapping[str, LLM],
+    progress: Progress = unwatched,
+    loads: Sequence[Load] = WRITING,
+    rounds: int = ROUNDS,
+) -> dict[str, list[Speed]]:
+    """Measure each model, all in turn in every round, so that what disturbs one disturbs all.
+
+    A speed for each of `loads`; prompts that a model has no room for are cut.
+    """
+    seen: dict[tuple[str, Load], list[float]] = {}
+    total = rounds * len(loads) * len(models)
+    for turn in range(rounds + 1):  # the first warms up
+        for load in loads:
             for name, llm in models.items():
-                rate = _rate(llm, batch, seed=turn)
+                rate = _rate(llm, load, seed=turn)
                 if turn:
-                    seen.setdefault((name, batch), []).append(rate)
+                    seen.setdefault((name, load), []).append(rate)
                     progress("speed", sum(map(len, seen.values())), total)
     return {
         name: [
-            Speed(batch, statistics.median(rates), min(rates), max(rates))
-            for batch in BATCHES
-            for rates in [seen[name, batch]]
+            Speed(load.sequences, statistics.median(rates), min(rates), max(rates))
+            for load in loads
+            for rates in [seen[name, load]]
         ]
         for name in models
     }
@@ -63,13 +87,15 @@ def meaning(facts: ModelFacts) -> str:
     return "trained weights at their own shape"
 
 
-def _rate(llm: LLM, batch: int, seed: int) -> float:
-    vocabulary = llm.engine.facts.vocab_size
+def _rate(llm: LLM, load: Load, seed: int) -> float:
+    facts = llm.engine.facts
+    room = min(load.prompt, facts.max_model_len - load.output)
+    load = msgspec.structs.replace(load, prompt=room)
     prompts = [
-        [(seed * 7919 + row * 104_729 + i * 31) % vocabulary for i in range(PROMPT)]
-        for row in range(batch)
+        [(seed * 7919 + row * 104_729 + i * 31) % facts.vocab_size for i in range(load.prompt)]
+        for row in range(load.sequences)
     ]
-    params = SamplingParams(temperature=0.0, max_tokens=OUTPUT, ignore_eos=True)
+    params = SamplingParams(temperature=0.0, max_tokens=load.output, ignore_eos=True)
     began = time.perf_counter()
     llm.generate(prompts, params)
-    return batch * OUTPUT / (time.perf_counter() - began)
+    return load.counted / (time.perf_counter() - began)

@@ -59,10 +59,11 @@ class SwiftKV(msgspec.Struct, frozen=True, kw_only=True, tag="swiftkv"):
 def swiftkv(checkpoint: Checkpoint, how: SwiftKV, desk: Desk) -> Made:
     """Make the deep layers' W' of their own weights.
 
-    norm = 1 and W'k_i = W k_i diag(w_i), with w_i the weight of layer i's norm: then K_i
-    is what layer i makes of x_n, exactly. Layers that share have the mean of theirs.
-    Queries stay as they were. Raises `ValueError` for a model that is one already,
-    integers, or a number of layers or a group that cannot be.
+    W'k_i = Wk_i diag(w_i / w), with w_i the weight of layer i's norm and w, that of the
+    norm that all share, the largest of them: then K_i is what layer i makes of x_n,
+    exactly, and what some norm holds down in x_n is held down. Layers that share K and V
+    have the mean of theirs. Queries stay as they were. Raises `ValueError` for a SwiftKV
+    model, and for a number of layers or a group that cannot be.
     """
     shape = checkpoint.shape
     full = how.layers(len(shape.layers))
@@ -76,10 +77,13 @@ def swiftkv(checkpoint: Checkpoint, how: SwiftKV, desk: Desk) -> Made:
     weights = checkpoint.floats()
     apart = apartness(shape, weights, full, desk.rows[:ROWS, :-1], desk)
     tensors = dict(checkpoint.tensors)
-    tensors["model.norm_swiftkv.weight"] = torch.ones(shape.hidden_size)
+    deep = range(full, len(shape.layers))
+    norms = [weights[f"model.layers.{index}.input_layernorm.weight"] for index in deep]
+    norm = torch.stack(norms).abs().amax(0).to(checkpoint.dtype)
+    tensors["model.norm_swiftkv.weight"] = norm
     for first in range(full, len(shape.layers), how.group):
         group = range(first, min(first + how.group, len(shape.layers)))
-        tensors |= _shared(weights, group)
+        tensors |= _shared(weights, norm.float(), group)
         for index in group:
             for name in [name for name in tensors if _old(name, index)]:
                 old = tensors.pop(name)
@@ -119,13 +123,16 @@ def apartness(
     return found
 
 
-def _shared(weights: Weights, group: range) -> Weights:
-    """W'k and W'v of a group, and their biases if there are any."""
+def _shared(weights: Weights, norm: Tensor, group: range) -> Weights:
+    """W'k and W'v of a group behind `norm`, and their biases if there are any."""
     made = {}
     for name in ("k", "v"):
         own = [f"model.layers.{index}.self_attn.{name}_proj" for index in group]
         norms = [weights[f"model.layers.{index}.input_layernorm.weight"] for index in group]
-        wide = [weights[f"{key}.weight"] * norm for key, norm in zip(own, norms, strict=True)]
+        wide = [
+            weights[f"{key}.weight"] * (each / norm).nan_to_num_(0)  # 0 / 0 where all are 0
+            for key, each in zip(own, norms, strict=True)
+        ]
         made[f"{own[0]}_swiftkv.weight"] = torch.stack(wide).mean(0)
         if f"{own[0]}.bias" in weights:
             bias = torch.stack([weights[f"{key}.bias"] for key in own]).mean(0)

@@ -31,6 +31,11 @@ def sentences(made: Compressed) -> Iterator[str]:
             f"One sequence alone is decoded at {now.median:,.0f} tokens/s in place of "
             f"{was.median:,.0f} ({now.median / was.median:.2f} x)."
         )
+    for was, now in zip(before.reading, after.reading, strict=True):
+        yield (
+            f"A prompt is read at {now.median:,.0f} tokens/s in place of {was.median:,.0f} "
+            f"({now.median / was.median:.2f} x)."
+        )
     if before.quality is None or after.quality is None:
         yield "Quality was not measured."
         return
@@ -58,6 +63,8 @@ def _measures(
     for was, now in zip(before.speed, after.speed, strict=True):
         name = "tokens/s, alone" if now.sequences == 1 else f"tokens/s, {now.sequences} at once"
         yield name, (was.median, now.median, ",.0f")
+    for was, now in zip(before.reading, after.reading, strict=True):
+        yield "tokens/s of a prompt", (was.median, now.median, ",.0f")
     was_worth, worth = before.quality, after.quality
     if was_worth is None or worth is None:
         return

@@ -17,8 +17,9 @@ _MEASURES = {
     "loss of training rows": ("seconds", "loss", "nats a token"),
     "width of each layer": ("layer", "intermediate_size", "neurons"),
     "share of zeros in each layer": ("layer", "zeros", "% of zeros"),
+    "K and V made of the one input": ("layer", "apart", "% they differ from the layer's own"),
 }
-_PERCENT = ("error", "zeros")
+_PERCENT = ("error", "zeros", "apart")
 
 
 def change(rows: Sequence[Mapping[str, Any]], width: int, height: int) -> Chart:

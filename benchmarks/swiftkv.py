@@ -1,0 +1,180 @@
+"""SwiftKV: how much faster prompts are read, where nothing is gained, and what it costs in loss.
+
+    python -m benchmarks.swiftkv --out benchmarks/results/swiftkv.json
+
+Speed is of random weights at a real shape (`--shape`, made before with `penstock models
+make`), converted at half depth; original and converted take turns in every round. Loss is
+that of the embedded model as the engine serves it: converted, distilled lightly (only the
+deep layers' W_q, W_k, W_v) for `--minutes` at the best of three rates tried for a tenth of
+them, and as long with every weight trained. The two are set side by side and never
+multiplied. `--part speed` or `quality` does one; begun again with the same --out and
+--work, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from benchmarks.common import arguments, conditions
+from benchmarks.compress_distill import trained
+from benchmarks.compress_quality import Study, figures
+from penstock import models
+from penstock.compress import corpus
+from penstock.compress.checkpoint import Checkpoint
+from penstock.compress.desk import Desk, Work
+from penstock.compress.distill import Distill
+from penstock.compress.quality import log_probabilities, quality
+from penstock.compress.speed import Load, speeds
+from penstock.compress.swiftkv import SwiftKV, swiftkv
+from penstock.engine.llm import LLM
+from penstock.engine.options import EngineOptions
+from penstock.workload import doctests
+
+FORMATS = {
+    "bf16": EngineOptions(),
+    "int8 weights, int8 KV": EngineOptions(weights="int8", kv="int8"),
+}
+LOADS = {
+    "prompt of 256": Load(1, 256, 1),
+    "prompt of 512": Load(1, 512, 1),
+    "prompt of 1,024": Load(1, 1024, 1),
+    "prompt of 2,048": Load(1, 2048, 1),
+    "1,024 in, 128 out": Load(1, 1024, 128),
+    "32 in, 128 out": Load(1, 32, 128),
+    "32 in, 128 out, 16 at once": Load(16, 32, 128),
+}
+WAYS = {
+    "behind 3/4": SwiftKV(full=0.75),
+    "behind 1/2": SwiftKV(full=0.5),
+    "behind 1/2, 2 share": SwiftKV(full=0.5, group=2),
+    "behind 1/4": SwiftKV(full=0.25),
+}
+HALF = "behind 1/2"
+RATES = (5e-4, 1e-3, 2e-3)
+
+
+def measure_speed(study: Study, given: Any) -> None:
+    """Each load on the original and on the converted shape, in turn."""
+    source = models.path(given.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder) / "swiftkv"
+        whole = Checkpoint.read(source)
+        few = torch.randint(0, whole.shape.vocab_size, (1, 9))  # what it sees does not matter
+        made = swiftkv(whole, WAYS[HALF], Desk(few, Work(Path(folder) / "work", {})))
+        made.checkpoint.write(converted, {})
+        del whole, made
+        for form, options in FORMATS.items():
+            names = [n for n in LOADS if not study.has("speed", form, n)]
+            llms = {
+                "original": LLM(str(source), options),
+                "swiftkv": LLM(str(converted), options),
+            }
+            facts = llms["swiftkv"].engine.facts
+            told = conditions(llms["original"].engine) | {"model": given.shape}
+            told |= {"max_step_tokens": options.max_step_tokens, "rounds": given.rounds}
+            study.put("conditions", "speed", value=told)
+            before = llms["original"].engine.facts
+            study.put(
+                "arithmetic",
+                value={
+                    # Of a prompt's token, attention apart: what is left of the products.
+                    "prompt_flops_left": (facts.flops_per_token - facts.head_flops)
+                    / (before.flops_per_token - before.head_flops),
+                    "layers_left": llms["swiftkv"].engine.decoder.config.full_layers
+                    / len(llms["swiftkv"].engine.decoder.layers),
+                },
+            )
+            for name in names:
+                found = speeds(llms, loads=[LOADS[name]], rounds=given.rounds)
+                value = {
+                    which: [rate.least, rate.median, rate.most] for which, (rate,) in found.items()
+                }
+                study.put("speed", form, name, value=value)
+                gain = value["swiftkv"][1] / value["original"][1]
+                print(f"{form}, {name}: {gain:.2f} x", flush=True)
+
+
+def measure_quality(study: Study, given: Any) -> None:
+    """Loss of the embedded model: converted, then trained."""
+    source = models.path(given.model)
+    whole = Checkpoint.read(source)
+    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
+    rows = corpus.calibration(coder, whole.shape.eos_token_ids[:1], 8, 256)
+    original = LLM(str(source))
+    text = corpus.held_out(original.tokenizer.encode, 512, given.texts)
+    reference = list(log_probabilities(original, text))
+    before = quality(original, text, reference, given.tasks)
+    study.put("quality", "original", value=figures(before, before))
+    study.put(
+        "conditions",
+        "quality",
+        value=conditions(original.engine)
+        | {
+            "model": given.model,
+            "minutes": given.minutes,
+            "held_out_tokens": text[:, 1:].numel(),
+            "doctests": given.tasks * len(doctests.GRADES),
+        },
+    )
+
+    def keep(name: str, made: Checkpoint, **more: Any) -> None:
+        place = given.work / name.replace("/", "-").replace(" ", "-")
+        if not place.exists():
+            made.write(place, {})
+        llm = LLM(str(place))
+        found = quality(llm, text, reference, given.tasks)
+        more["kv_bytes_per_token"] = llm.engine.facts.kv_bytes_per_token
+        study.put("quality", name, value=figures(found, before) | more)
+        print(f"{name}: {study.result['quality'][name]['loss_over_original']:+.2%}", flush=True)
+
+    made = {
+        name: swiftkv(whole, how, Desk(rows, Work(given.work / "convert", {})))
+        for name, how in WAYS.items()
+    }
+    for name, each in made.items():
+        if not study.has("quality", name):
+            keep(name, each.checkpoint, apart=each.details["K and V made of the one input"])
+    start = made[HALF].checkpoint
+
+    def train(name: str, start: Checkpoint, how: Distill) -> None:
+        if not study.has("quality", name):
+            work = given.work / f"{name.replace('/', '-').replace(' ', '-')}-work"
+            keep(name, trained(start, whole, how, work), rate=how.peak, minutes=how.minutes)
+
+    base = Distill(minutes=given.minutes, teacher=str(source), light=True)
+    tries = {}
+    for rate in RATES:
+        name = f"{HALF}, tenth {rate:g}"
+        tenth = msgspec.structs.replace(base, minutes=given.minutes / 10, peak=rate)
+        train(name, start, tenth)
+        tries[rate] = study.result["quality"][name]["loss_nats"]
+    base = msgspec.structs.replace(base, peak=min(tries, key=tries.__getitem__))
+    for name in (HALF, "behind 1/2, 2 share"):
+        train(f"{name}, distilled lightly", made[name].checkpoint, base)
+    every = msgspec.structs.replace(base, light=False, peak=5e-4)  # as of pruned models
+    train(f"{HALF}, every weight distilled", start, every)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--shape", default="qwen3-0.6b")
+    parser.add_argument("--part", choices=("speed", "quality", "all"), default="all")
+    parser.add_argument("--minutes", type=float, default=15, help="of each training")
+    parser.add_argument("--work", type=Path, default=Path("runs/swiftkv"))
+    parser.add_argument("--texts", type=int, default=40, help="rows of 512 held-out tokens")
+    parser.add_argument("--tasks", type=int, default=40, help="doctests of each grade")
+    given = parser.parse_args()
+    study = Study(given.out)
+    for part, measure in (("speed", measure_speed), ("quality", measure_quality)):
+        if given.part in (part, "all"):
+            measure(study, given)
+
+
+if __name__ == "__main__":
+    main()
