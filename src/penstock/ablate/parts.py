@@ -15,6 +15,7 @@ from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.depth import Depth, prune_depth, without
 from penstock.compress.desk import Desk, Progress, Work, unwatched
 from penstock.compress.distill import Distill, distil
+from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.engine.options import Speculate
 from penstock.models import synthetic
 from penstock.models.shapes import SHAPES
@@ -79,28 +80,42 @@ class Parts:
         return str(made)
 
     def _pruned(self, whole: Checkpoint, out: Path, model: str) -> None:
-        """A quarter of the layers out; of a trained model those it misses least, then distilled."""
+        """A quarter of the layers out: evenly, or of a trained model those it misses least."""
         count = len(whole.shape.layers)
         if count < 2:
             raise ValueError(f"{model} has one layer: none can be taken out.")
         gone = max(1, count // 4)
         if models.is_synthetic(whole.source):
             evenly = {round((i + 0.5) * count / gone) for i in range(gone)}
-            without(whole, evenly).write(out, {"pruned": gone})
+            self._write(without(whole, evenly), out)
             return
-        desk = self._desk(whole, out)
-        first = prune_depth(whole, Depth(layers=gone), desk).checkpoint
-        how = Distill(minutes=self._scale.minutes, teacher=model)
-        distil(first, whole, how, desk).checkpoint.write(
-            out, {"pruned": gone, "minutes": self._scale.minutes}
-        )
+        desk = self._desk(whole, out, CALIBRATION_ROWS, CALIBRATION_LENGTH)
+        self._taught(prune_depth(whole, Depth(layers=gone), desk).checkpoint, model, desk, out)
 
-    def _desk(self, whole: Checkpoint, out: Path) -> Desk:
+    def _swiftkv(self, whole: Checkpoint, out: Path, model: str) -> None:
+        """Prompts stop half way."""
+        if models.is_synthetic(whole.source):
+            desk = self._desk(whole, out, 1, 16)  # of what it would see there nothing is used
+            self._write(swiftkv(whole, SwiftKV(full=0.5), desk).checkpoint, out)
+            return
+        desk = self._desk(whole, out, CALIBRATION_ROWS, CALIBRATION_LENGTH)
+        self._taught(swiftkv(whole, SwiftKV(full=0.5), desk).checkpoint, model, desk, out)
+
+    def _taught(self, student: Checkpoint, model: str, desk: Desk, out: Path) -> None:
+        """Distilled from the whole model, as long as the scale says."""
+        how = Distill(minutes=self._scale.minutes, teacher=model)
+        teacher = Checkpoint.read(models.path(model))
+        self._write(distil(student, teacher, how, desk).checkpoint, out)
+
+    def _write(self, made: Checkpoint, out: Path) -> None:
+        made.write(out, {"made": f"by penstock ablate, as {out.name}"})
+
+    def _desk(self, whole: Checkpoint, out: Path, rows: int, length: int) -> Desk:
         coder = Tokenizer.from_file(str(whole.source / "tokenizer.json"))
         end = whole.shape.eos_token_ids[:1]
-        rows = corpus.calibration(coder, end, CALIBRATION_ROWS, CALIBRATION_LENGTH)
+        text = corpus.calibration(coder, end, rows, length)
         work = Work(out.with_name(f"{out.name}.partial"), {"minutes": self._scale.minutes})
-        return Desk(rows, work, self._progress)
+        return Desk(text, work, self._progress)
 
     def _make(self, name: str, directory: Path) -> None:
         synthetic.make(
@@ -110,4 +125,4 @@ class Parts:
         )
 
 
-_FORMS = {"pruned": Parts._pruned}
+_FORMS = {"pruned": Parts._pruned, "swiftkv": Parts._swiftkv}

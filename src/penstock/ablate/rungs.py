@@ -301,6 +301,20 @@ def _smaller() -> tuple[Rung, ...]:
                 differs="a quarter goes here: four thirds is all that layers can give",
             ),
         ),
+        Rung(
+            name="swiftkv",
+            title="SwiftKV: prompts stop half way, then distilled",
+            exact=False,
+            form="swiftkv",
+            curve=True,
+            claimed=Claim(
+                says="up to 2 x the throughput, half the compute of prefill",
+                source="Qiao et al. 2024 (SwiftKV), Llama-3.1-70B on four H100, prompts ten times "
+                "as long as answers",
+                differs="it saves prefill alone: decoding and, where prefixes are shared, most "
+                "of the prompts are left as they were",
+            ),
+        ),
     )
 
 
