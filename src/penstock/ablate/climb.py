@@ -18,6 +18,7 @@ from penstock import models
 from penstock.ablate.crew import Cannot, Crew
 from penstock.ablate.load import Load, Round, Scale
 from penstock.ablate.parts import Parts
+from penstock.ablate.progress import Progress, unwatched
 from penstock.ablate.result import (
     Ablation,
     Curve,
@@ -38,7 +39,6 @@ from penstock.ablate.rungs import BASE, Rung, bottom, ladder
 from penstock.ablate.setting import Ready, Setting, Shot
 from penstock.ablate.store import Store
 from penstock.ablate.worth import Judge
-from penstock.compress.desk import Progress, unwatched
 from penstock.meter.machine import describe
 from penstock.record.price import MILLION, SECONDS
 

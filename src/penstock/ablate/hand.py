@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,19 +76,44 @@ def running(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the group to end; kill what has not ended after `STOP_S`, and whatever it left."""
+    """Ask it and its group to end; after `STOP_S` kill what is left of all it has started."""
+    members = family(process.pid)
     try:
         _signal(process.pid, signal.SIGTERM)
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         pass
     finally:
+        for member in members & family(process.pid, members):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
         _signal(process.pid, signal.SIGKILL)
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def family(first: int, known: Collection[int] = ()) -> set[int]:
+    """A process, its group, all that descends from these or from `known`, while they live.
+
+    Of `known` those that began a session of their own are found again too, though
+    their parent has ended. Elsewhere than on Linux nothing is found.
+    """
+    parents: dict[int, tuple[int, int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # After the name, which may hold anything: state, parent, group (proc(5)).
+            _, parent, group, *_ = file.read_text().rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(parent), int(group)
+    found = {pid for pid, (_, group) in parents.items() if first in (pid, group) or pid in known}
+    grown = True
+    while grown:
+        more = {pid for pid, (parent, _) in parents.items() if parent in found} - found
+        grown = bool(more)
+        found |= more
+    return found
 
 
 def _signal(group: int, number: int) -> None:

@@ -9,11 +9,12 @@ from tokenizers import Tokenizer
 
 from penstock import models
 from penstock.ablate.load import Scale
+from penstock.ablate.progress import Progress, unwatched
 from penstock.ablate.replay import record
 from penstock.compress import corpus
 from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.depth import Depth, prune_depth, without
-from penstock.compress.desk import Desk, Progress, Work, unwatched
+from penstock.compress.desk import Desk, Work
 from penstock.compress.distill import Distill, distil
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.engine.options import Speculate

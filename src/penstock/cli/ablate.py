@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -73,6 +73,9 @@ def ablate(
     TPOT, memory, cost and quality, what was claimed and what was measured. Ctrl-C
     keeps what is measured; the same command goes on from there.
     """
+    from penstock.cli.parse import read
+    from penstock.record.price import parse_price
+
     sizes = {
         "requests": requests,
         "samples": samples,
@@ -84,6 +87,15 @@ def ablate(
         "minutes": minutes,
     }
     asked = {name: value for name, value in sizes.items() if value is not None}
+    if launch is None and (flag or url):
+        raise typer.BadParameter("belongs to --launch", param_hint="--flag and --url")
+    if launch is not None:
+        if model is not None:
+            raise typer.BadParameter("the command says what is served", param_hint="MODEL")
+        directory = out or Path("runs") / "ablate-launch"
+        server = {"command": launch, "flags": tuple(flag or ()), "url": url}
+        _launch(server, asked, directory, quick=quick, html=html, png=png, json=json)
+        return
     if missing := [n for n in ("torch", "safetensors") if importlib.util.find_spec(n) is None]:
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
     import msgspec
@@ -91,21 +103,49 @@ def ablate(
     from penstock.ablate.climb import Plan
     from penstock.ablate.climb import ablate as climb
     from penstock.ablate.load import QUICK, Scale
-    from penstock.cli.parse import read
-    from penstock.record.price import parse_price
 
     paid = read("--price", parse_price, price).per_hour
     if paid is None:
         raise typer.BadParameter("a machine is paid by the hour: 0.1/h", param_hint="--price")
     name = model or (QUICK_MODEL if quick else MODEL)
     directory = out or Path("runs") / f"ablate-{Path(name).name}{'-quick' if quick else ''}"
-    try:
+    with _kept(directory):
         scale = msgspec.structs.replace(QUICK if quick else Scale(), **asked)
         names = tuple(filter(None, (part.strip() for part in leave_out.split(","))))
         plan = Plan(model=name, scale=scale, draft=draft, without=names)
         with _bar() as progress:
             found = climb(plan, directory, paid, progress)
         tell(found, "ablate", html=html or directory / "report.html", png=png, json=json)
+
+
+def _launch(
+    plan: dict[str, Any],
+    asked: dict[str, Any],
+    directory: Path,
+    *,
+    quick: bool,
+    html: Path | None,
+    png: Path | None,
+    json: bool,
+) -> None:
+    """Ablate another server's flags."""
+    import msgspec
+
+    from penstock.ablate.launch import Launch, ablate_flags
+    from penstock.ablate.load import QUICK, Scale
+
+    with _kept(directory):
+        scale = msgspec.structs.replace(QUICK if quick else Scale(), **asked)
+        with _bar() as progress:
+            found = ablate_flags(Launch(**plan, scale=scale), directory, progress)
+        tell(found, "ablate_launch", html=html or directory / "report.html", png=png, json=json)
+
+
+@contextmanager
+def _kept(directory: Path) -> Iterator[None]:
+    """Errors as one line; Ctrl-C tells where what is measured is kept."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
