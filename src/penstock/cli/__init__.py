@@ -12,6 +12,7 @@ from penstock.cli.cache import cache
 from penstock.cli.calibrate import calibrate
 from penstock.cli.compare import compare
 from penstock.cli.compress import compress
+from penstock.cli.compress_prompt import compress_prompt
 from penstock.cli.explain import explain
 from penstock.cli.limits import limits
 from penstock.cli.plan import plan
@@ -33,6 +34,7 @@ app.add_typer(runs.app, name="runs")
 app.command()(serve)
 app.command()(explain)
 app.command()(compress)
+app.command()(compress_prompt)
 app.command()(reason)
 app.command()(limits)
 app.command()(audit)
