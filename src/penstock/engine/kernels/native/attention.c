@@ -60,6 +60,7 @@ typedef struct {
   const int64_t *slots;
   const Pages *pages;
   bf16 *q; /* [rows][heads][head_dim] */
+  int64_t each; /* rows that one thread takes at a time */
   _Atomic int64_t next;
 } Place;
 
@@ -133,34 +134,43 @@ static void store_v(const Pages *p, int64_t slot, const bf16 *v) {
   for (int64_t i = 0; i < n; i++) tile[i * 4] = whole[i];
 }
 
-static void place_row(const Place *p, int64_t row) {
-  const Pages *pages = p->pages;
-  int64_t n = pages->head_dim, kv_heads = p->own ? pages->kv_heads : 0;
-  const bf16 *y = p->y + row * (p->heads + 2 * kv_heads) * n;
-  const float *angles = p->angles + row * n;
+static void place_queries(const Place *p, int64_t row, const bf16 *y) {
+  int64_t n = p->pages->head_dim;
   for (int64_t h = 0; h < p->heads; h++)
-    rotate(y + h * n, p->q_norm, p->eps, angles, n, p->q + (row * p->heads + h) * n);
-  y += p->heads * n;
+    rotate(y + h * n, p->q_norm, p->eps, p->angles + row * n, n, p->q + (row * p->heads + h) * n);
+}
+
+static void place_kv(const Place *p, int64_t row, int64_t head, const bf16 *y) {
+  const Pages *pages = p->pages;
+  int64_t n = pages->head_dim, kv_heads = pages->kv_heads;
   int64_t page = p->slots[row] / pages->page_size, offset = p->slots[row] % pages->page_size;
   bf16 k[MOST_DIM];
-  for (int64_t h = 0; h < kv_heads; h++) {
-    rotate(y + h * n, p->k_norm, p->eps, angles, n, k);
-    store_k(pages, slot_at(pages, h, page, offset), k);
-    store_v(pages, slot_at(pages, kv_heads + h, page, offset), y + (kv_heads + h) * n);
-  }
+  y += p->heads * n;
+  rotate(y + head * n, p->k_norm, p->eps, p->angles + row * n, n, k);
+  store_k(pages, slot_at(pages, head, page, offset), k);
+  store_v(pages, slot_at(pages, kv_heads + head, page, offset), y + (kv_heads + head) * n);
 }
 
 static void place_some(void *arg, int thread) {
   (void)thread;
   Place *p = arg;
-  int64_t row;
-  while ((row = take(&p->next, p->rows)) >= 0) place_row(p, row);
+  int64_t kv_heads = p->own ? p->pages->kv_heads : 0, block;
+  int64_t width = (p->heads + 2 * kv_heads) * p->pages->head_dim;
+  while ((block = take(&p->next, (p->rows + p->each - 1) / p->each)) >= 0) {
+    int64_t first = block * p->each, last = first + p->each;
+    if (last > p->rows) last = p->rows;
+    for (int64_t row = first; row < last; row++) place_queries(p, row, p->y + row * width);
+    for (int64_t h = 0; h < kv_heads; h++)
+      for (int64_t row = first; row < last; row++) place_kv(p, row, h, p->y + row * width);
+  }
 }
 
 void penstock_place(const bf16 *y, int64_t rows, int64_t heads, int64_t own, const float *q_norm,
                     const float *k_norm, float eps, const float *angles, const int64_t *slots,
                     const Pages *pages, bf16 *q) {
-  Place place = {y, rows, heads, own, q_norm, k_norm, eps, angles, slots, pages, q, 0};
+  /* Neighbours of a prompt share tiles: two threads must not write to one in turn. */
+  int64_t each = rows >= 2 * SLOTS ? SLOTS : 1;
+  Place place = {y, rows, heads, own, q_norm, k_norm, eps, angles, slots, pages, q, each, 0};
   if (rows == 1)
     place_some(&place, 0);
   else
