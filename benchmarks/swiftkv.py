@@ -36,9 +36,10 @@ from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
 from penstock.workload import doctests
 
+# A pool of a few prompts, used all over again as a server's is: its memory is there.
 FORMATS = {
-    "bf16": EngineOptions(),
-    "int8 weights, int8 KV": EngineOptions(weights="int8", kv="int8"),
+    "bf16": EngineOptions(kv_tokens=4096),
+    "int8 weights, int8 KV": EngineOptions(weights="int8", kv="int8", kv_tokens=4096),
 }
 LOADS = {
     "prompt of 256": Load(1, 256, 1),
