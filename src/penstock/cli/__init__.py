@@ -6,6 +6,7 @@ import typer
 
 from penstock import __version__
 from penstock.cli import hardware, models, runs
+from penstock.cli.ablate import ablate
 from penstock.cli.audit import audit
 from penstock.cli.bench import bench
 from penstock.cli.cache import cache
@@ -32,6 +33,7 @@ app.command()(bench)
 app.command()(compare)
 app.add_typer(runs.app, name="runs")
 app.command()(serve)
+app.command()(ablate)
 app.command()(explain)
 app.command()(compress)
 app.command()(compress_prompt)
