@@ -75,11 +75,11 @@ def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwat
     `price` is of an hour of the machine. Raises `ValueError` or `OSError` saying what
     cannot be done.
     """
-    parts = Parts(directory / "parts", plan.scale, progress)
+    parts = Parts(directory / "parts", plan.scale, progress, plan.draft)
     model = parts.model(plan.model)
     store = Store(directory / "ablate.jsonl", plan)
     tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
-    rungs = ladder(plan.scale, parts.draft(plan.model, plan.draft))
+    rungs = ladder(plan.scale, parts.draft(plan.model))
     rungs = tuple(rung for rung in rungs if rung.name not in plan.without)
     with Crew(plan.model, Load(plan.scale, tokenizer), parts) as crew:
         climb = Climb(rungs, plan.scale, crew, store, progress)

@@ -89,6 +89,7 @@ class Crew:
                 model=self._parts.checkpoint(self._model, setting.forms),
                 options=setting.options,
                 replay=str(self._parts.replay(source)) if replayed else None,
+                shortener=self._parts.shortener(self._model) if setting.shortened else None,
             )
         except (ValueError, OSError) as error:
             raise Cannot(str(error)) from error

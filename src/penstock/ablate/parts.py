@@ -28,13 +28,21 @@ class Parts:
     """Makes each part once, under `directory`.
 
     A model of random weights is shrunk by its shape alone; a trained one is
-    distilled as well. Methods raise `ValueError` or `OSError` saying what cannot be.
+    distilled as well. `draft` is a draft model that the user gave. Methods raise
+    `ValueError` or `OSError` saying what cannot be.
     """
 
-    def __init__(self, directory: Path, scale: Scale, progress: Progress = unwatched) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scale: Scale,
+        progress: Progress = unwatched,
+        draft: str | None = None,
+    ) -> None:
         self.directory = directory
         self._scale = scale
         self._progress = progress
+        self._given = draft
         directory.mkdir(parents=True, exist_ok=True)
 
     def model(self, name: str) -> str:
@@ -43,10 +51,10 @@ class Parts:
             self._make(name, models.cache() / name)
         return str(models.path(name))
 
-    def draft(self, model: str, given: str | None) -> str | None:
+    def draft(self, model: str) -> str | None:
         """A draft model for a model: the one given, its own, or for random weights a random one."""
-        if given is not None or model == "embedded":
-            return given or "embedded-draft"
+        if self._given is not None or model == "embedded":
+            return self._given or "embedded-draft"
         path = models.path(model)
         if not models.is_synthetic(path):
             return None
@@ -58,6 +66,14 @@ class Parts:
         if not made.is_dir():
             synthetic.make(small, made)
         return str(made)
+
+    def shortener(self, model: str) -> str:
+        """A small model with the tokenizer of a model, to rate prompts with."""
+        if model == "embedded" or models.is_synthetic(models.path(model)):
+            return "embedded-draft"  # the tokenizer of random weights is the embedded model's
+        if self._given is not None:
+            return self._given
+        raise ValueError(f"no small model has the tokenizer of {model}; name one with --draft")
 
     def replay(self, source: Speculate) -> Path:
         """A recording of how guesses of a source come true on the embedded model."""

@@ -30,6 +30,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     model: str  # a name or a directory
     options: EngineOptions
     replay: str | None = None
+    shortener: str | None = None  # the model that rates prompts, if they are shortened
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.ablate.replay import Replay, recorded
 from penstock.ablate.setting import Asked, Order, Ready, Shot, Start
+from penstock.ablate.shorter import Shortener
 from penstock.engine.llm import LLM
 from penstock.engine.options import Speculate
 from penstock.engine.request import SamplingParams
@@ -26,6 +27,8 @@ def main() -> None:
     lines = iter(sys.stdin.buffer.readline, b"")
     start = msgspec.json.decode(next(lines), type=Start)
     try:
+        # Before the model, whose choice of threads then holds for both.
+        shorten = Shortener(start.shortener) if start.shortener else None
         llm = LLM(start.model, start.options)
     except (ValueError, OSError, MemoryError) as error:
         _tell(Ready(error=str(error) or type(error).__name__))
@@ -42,7 +45,7 @@ def main() -> None:
         )
     )
     for line in lines:
-        _tell(_serve(llm, msgspec.json.decode(line, type=Order), replay))
+        _tell(_serve(llm, msgspec.json.decode(line, type=Order), replay, shorten))
 
 
 def _replay(llm: LLM, source: Speculate, file: str | None) -> Replay | None:
@@ -55,8 +58,16 @@ def _replay(llm: LLM, source: Speculate, file: str | None) -> Replay | None:
     return replay
 
 
-def _serve(llm: LLM, order: Order, replay: Replay | None) -> Shot:
-    asked = order.asked
+def _serve(llm: LLM, order: Order, replay: Replay | None, shorten: Shortener | None = None) -> Shot:
+    asked, shortening = order.asked, 0.0
+    if shorten is not None:
+        started = time.perf_counter()
+        prompts = shorten([one.prompt for one in asked])
+        shortening = time.perf_counter() - started
+        asked = [
+            msgspec.structs.replace(one, prompt=prompt)
+            for one, prompt in zip(asked, prompts, strict=True)
+        ]
     params = [
         SamplingParams(
             n=one.samples,
@@ -74,7 +85,7 @@ def _serve(llm: LLM, order: Order, replay: Replay | None) -> Shot:
     _forget_peak()
     started = time.perf_counter()
     completions = llm.generate(prompts, params)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + shortening
     choices = [choice for completion in completions for choice in completion.choices]
     if failed := [choice.error for choice in choices if choice.error]:
         raise RuntimeError(f"{len(failed)} of {len(choices)} answers failed: {failed[0]}")
@@ -82,7 +93,7 @@ def _serve(llm: LLM, order: Order, replay: Replay | None) -> Shot:
         seconds=seconds,
         prompt_tokens=sum(c.prompt_tokens * len(c.choices) for c in completions),
         cached_tokens=sum(c.cached_tokens * len(c.choices) for c in completions),
-        ttft=[choice.timing.prefill_s for choice in choices],
+        ttft=[choice.timing.prefill_s + shortening / len(asked) for choice in choices],
         tpot=[c.timing.decode_s / (len(c.token_ids) - 1) for c in choices if len(c.token_ids) > 1],
         peak_bytes=_peak(),
         said=[choice.token_ids for choice in choices],

@@ -60,10 +60,10 @@ def sentences(found: Ablation) -> Iterator[str]:
     last = next((o for o in reversed(found.rungs) if o.together and o.together.kept), None)
     if last is not None and last.quality is not None:
         worth = last.quality
-        yield (
-            f"With all of it {worth.model} loses {worth.change:+.2%} on held-out text and has "
-            f"{percent(worth.doctests_right)} of {worth.doctests} doctests right."
-        )
+        right = ""
+        if worth.doctests_right is not None:
+            right = f", and {percent(worth.doctests_right)} of {worth.doctests} doctests are right"
+        yield f"With all of it {worth.model} loses {worth.change:+.2%} on held-out text{right}."
 
 
 def rows(found: Ablation) -> list[list[str]]:
