@@ -219,6 +219,13 @@ def said(server: Server, path: str) -> None:
     assert prompt == ("sea" if path == TEXT else "user: sea\n")
 
 
+def whole(server: Server, path: str) -> None:
+    """Where nothing shortens prompts it can only be asked not to; see test_shortening."""
+    refused = server.post(path, body(path, "a", compress_prompt=True))
+    assert (refused.status, refused.body["error"]["param"]) == (400, "compress_prompt")
+    assert ask(server, path, "a", max_tokens=1, compress_prompt=False)
+
+
 def user(server: Server, path: str) -> None:
     one, other = (ask(server, path, "a", max_tokens=3, user=name) for name in ("x", "y"))
     assert one["choices"] == other["choices"]
@@ -235,6 +242,7 @@ SHOWS_IN_THE_ANSWER: dict[str, Callable[[Server, str], None]] = {
     "stream": streamed,
     "stream_options": streamed,
     "user": user,
+    "compress_prompt": whole,
     "best_of": best,
     "echo": echoed,
     "logprobs": with_logprobs,

@@ -112,6 +112,20 @@ def serve(
     draft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Guesses a step; as many as pay if absent.")
     ] = None,
+    compress_prompts: Annotated[
+        float | None,
+        typer.Option(
+            help="Shorten long prompts to about this share before they are queued: a small model "
+            "drops what it finds predictable. Answers change; a request can opt out."
+        ),
+    ] = None,
+    compress_over: Annotated[
+        int, typer.Option(min=0, help="Tokens above which a prompt is long.")
+    ] = _SERVER.compress_over,
+    compress_model: Annotated[
+        str | None,
+        typer.Option(help="The small model that judges, of the same vocabulary; else the draft."),
+    ] = None,
     stall_after: Annotated[
         float, typer.Option(min=0.1, help="Seconds without a step before /health fails.")
     ] = _SERVER.stall_after_s,
@@ -199,6 +213,9 @@ def serve(
             body_timeout_s=body_timeout,
             write_timeout_s=write_timeout,
             log_format=log_format,
+            compress_keep=compress_prompts,
+            compress_over=compress_over,
+            compress_model=compress_model,
         )
         run(model, engine_options, options)
     except (ValueError, OSError, EngineDied) as error:

@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/completions", responses=openapi.answers("Completion", chunk="Completion"))
     async def completions(body: CompletionBody) -> Response:
         service.check_healthy()
-        return GenerateResponse(service, *await preparing.completion(body))
+        return GenerateResponse(service, await preparing.completion(body))
 
     @app.post(
         "/v1/chat/completions",
@@ -47,7 +47,7 @@ def create_app(service: Service) -> FastAPI:
     )
     async def chat_completions(body: ChatBody) -> Response:
         service.check_healthy()
-        return GenerateResponse(service, *await preparing.chat(body))
+        return GenerateResponse(service, await preparing.chat(body))
 
     @app.post("/tokenize", responses=openapi.answers("Tokenized"))
     async def tokenize(body: TokenizeBody) -> Response:
@@ -77,6 +77,7 @@ def create_app(service: Service) -> FastAPI:
                 **msgspec.to_builtins(facts),
                 "version": __version__,
                 "options": service.options,
+                "compress_prompts": service.shortening and service.shortening.about,
             },
         }
         return _json({"object": "list", "data": [model]})

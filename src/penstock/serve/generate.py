@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from penstock.engine.request import GenerateRequest, SamplingParams
+from penstock.engine.request import GenerateRequest
 from penstock.schedule.errors import RequestRefused
 from penstock.serve import errors
 from penstock.serve.choices import Choices
@@ -24,10 +24,9 @@ from penstock.serve.connection import ClientGone, while_connected
 from penstock.serve.entry import Entry
 from penstock.serve.logprobs import Speller
 from penstock.serve.pieces import Piece, mean_logprob, merged
-from penstock.serve.protocol import GenerateBody
-from penstock.serve.replies import CachedTokens, Reply, Usage
+from penstock.serve.preparing import Prepared
+from penstock.serve.replies import PromptTokens, Reply, Usage
 from penstock.serve.service import Service
-from penstock.serve.shapes import Shape
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +46,27 @@ class GenerateResponse(Response):
     request, sends what comes of it, and notices that the client has gone.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        shape: Shape,
-        body: GenerateBody,
-        prompts: Sequence[list[int]],
-        params: SamplingParams,
-    ) -> None:
+    def __init__(self, service: Service, prepared: Prepared) -> None:
         super().__init__()
         self._service = service
-        self._shape = shape
-        self._body = body
-        self._prompts = prompts
-        self._params = params
+        self._shape = prepared.shape
+        self._body = prepared.body
+        self._params = prepared.params
+        self._shorten = prepared.shorten
+        self._original: int | UnsetType = UNSET  # tokens of prompts that were shortened
         self._created = int(time.time())
         self._started = False
+        self._take(prepared.prompts)
+
+    def _take(self, prompts: Sequence[list[int]]) -> None:
+        """Answer these prompts; nothing of any others may have come yet."""
+        self._prompts = prompts
         self._choices = Choices(
-            body, prompts, service.tokenizer, continues=shape.continues, keep=shape.kept_tokens
+            self._body,
+            prompts,
+            self._service.tokenizer,
+            continues=self._shape.continues,
+            keep=self._shape.kept_tokens,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +103,10 @@ class GenerateResponse(Response):
         left = None if limit is None else self._entry.arrived + limit - time.monotonic()
         try:
             async with asyncio.timeout(left) as deadline, AsyncExitStack() as stack:
+                if self._shorten is not None:
+                    self._original = self._choices.prompt_tokens
+                    self._take(await self._shorten())
+                    self._entry.prompt_tokens = self._choices.prompt_tokens
                 generations = await self._submit(stack)
                 pieces = await stack.enter_async_context(aclosing(self._pieces(generations)))
                 send_answer = self._send_stream if self._body.stream else self._send_whole
@@ -205,7 +211,8 @@ class GenerateResponse(Response):
     def _usage(self) -> Usage:
         choices = self._choices
         prompt, output = choices.prompt_tokens, choices.output_tokens
-        return Usage(prompt, output, prompt + output, CachedTokens(choices.cached_tokens))
+        details = PromptTokens(choices.cached_tokens, self._original)
+        return Usage(prompt, output, prompt + output, details)
 
     async def _pieces(self, generations: Sequence[Generation]) -> AsyncGenerator[Piece]:
         """Yield the pieces, and tell the entry of this request."""

@@ -28,6 +28,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from penstock.serve.entry import Entry
+from penstock.serve.shortening import Shortening
 from penstock.serve.supervisor import Supervisor
 
 # A time stamp beside every counter, which nobody plots.
@@ -46,9 +47,11 @@ _FINISHED = ("stop", "length", "tool_calls")
 class Metrics:
     """The server's own figures, and the engine's beside them. A `Watcher`."""
 
-    def __init__(self, engine: Supervisor) -> None:
+    def __init__(self, engine: Supervisor, shortening: Shortening | None = None) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(engine))
+        if shortening is not None:
+            self._registry.register(_ShorteningCollector(shortening))
         self._gaps = _Gaps()
         self._registry.register(self._gaps)
         self.gap = self._gaps.observe
@@ -192,6 +195,18 @@ class _EngineCollector(Collector):
                 counter.add_metric([str(position)], count)
             yield counter
         yield _counter("spec_decode_seconds", "Time that guessing took.", stats.guess_s)
+
+
+class _ShorteningCollector(Collector):
+    def __init__(self, shortening: Shortening) -> None:
+        self._shortening = shortening
+
+    def collect(self) -> Iterator[Metric]:
+        made = self._shortening
+        yield _counter("compressed_requests", "Requests whose prompt was shortened.", made.requests)
+        yield _counter("compressed_prompt_tokens", "Their prompt tokens as sent.", made.before)
+        yield _counter("compressed_prompt_tokens_kept", "Those that were kept.", made.after)
+        yield _counter("compress_seconds", "Time those requests waited for it.", made.seconds)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

@@ -31,6 +31,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # back by then, and who is not holds an answer and a connection no longer.
     write_timeout_s: float = 60.0
     log_format: LogFormat = "text"
+    # Share of tokens that stays of prompts that are shortened; None: none is.
+    compress_keep: float | None = None
+    compress_over: int = 1024  # tokens from which a prompt is, unless its request says
+    compress_model: str | None = None  # that judges; None: as `shortening.small_model` finds
 
     def __post_init__(self) -> None:
         if not all(key and key.isascii() and key.isprintable() for key in self.api_keys):
@@ -39,6 +43,15 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} must be above 0.")
+        if self.compress_keep is not None and not 0 < self.compress_keep <= 1:
+            raise ValueError(f"compress_keep={self.compress_keep} must lie in (0, 1].")
+        if self.compress_over < 0:
+            raise ValueError(f"compress_over={self.compress_over} must not be negative.")
+        if self.compress_keep is None and self.compress_model is not None:
+            raise ValueError(
+                f"compress_model={self.compress_model} shortens nothing without compress_keep: "
+                "give the share that is to stay (--compress-prompts 0.5)."
+            )
 
     def __repr__(self) -> str:
         keys = f"{len(self.api_keys)} hidden"

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from penstock.engine.grammar_check import check
 from penstock.engine.request import Grammar, SamplingParams
 from penstock.serve import prompts
-from penstock.serve.conversation import Tool
+from penstock.serve.conversation import Message, Tool
 from penstock.serve.fields import BadParameter
 from penstock.serve.logprobs import Speller
 from penstock.serve.protocol import (
@@ -24,6 +24,7 @@ from penstock.serve.protocol import (
 )
 from penstock.serve.service import Service
 from penstock.serve.shapes import ChatShape, CompletionShape, Shape
+from penstock.serve.shortening import Shorten, wanted
 from penstock.serve.tools import ToolFormat, arguments_grammar, detect_format, grammar_for
 
 # Checks may take long and wait for each other: tokenizing must not wait behind them.
@@ -37,6 +38,7 @@ class Prepared(NamedTuple):
     body: GenerateBody
     prompts: Sequence[list[int]]
     params: SamplingParams
+    shorten: Shorten | None = None  # to be awaited first: gives the prompts to take instead
 
 
 class Preparing:
@@ -49,6 +51,7 @@ class Preparing:
         self._service = service
         self._tokenizer = service.tokenizer
         self._speller = Speller(service.tokenizer)
+        self._shortening = service.shortening
         template = service.tokenizer.chat_template(tools=True)
         self._tool_format = None if template is None else detect_format(template)
 
@@ -66,7 +69,11 @@ class Preparing:
                 raise BadParameter("prompt", "prompt has no tokens; this model needs one at least.")
             self._service.check_token_ids(prompt, "prompt")
         shape = CompletionShape(body, self._speller)
-        return Prepared(shape, body, ids, await self._params(body))
+        made = Prepared(shape, body, ids, await self._params(body))
+        cut = wanted(self._shortening, body)
+        if self._shortening is None or cut is None or max(map(len, ids)) <= cut.over:
+            return made
+        return made._replace(shorten=self._shortening.of_prompts(ids, cut))
 
     async def chat(self, body: ChatBody) -> Prepared:
         """Prepare `/v1/chat/completions`."""
@@ -77,7 +84,17 @@ class Preparing:
         else:
             params = await self._params(body)
         ids = await self._encode_chat(body, body.offered_tools, body.chat_template_kwargs)
-        return Prepared(ChatShape(body, self._speller, format_), body, [ids], params)
+        made = Prepared(ChatShape(body, self._speller, format_), body, [ids], params)
+        cut = wanted(self._shortening, body)
+        if self._shortening is None or cut is None or len(ids) <= cut.over:
+            return made
+
+        async def encode(messages: Sequence[Message]) -> list[int]:
+            changed = body.model_copy(update={"messages": messages})
+            return await self._encode_chat(changed, body.offered_tools, body.chat_template_kwargs)
+
+        shorten = self._shortening.of_chat(body.messages, ids, cut, encode)
+        return made._replace(shorten=shorten)
 
     async def tokens(self, body: TokenizeBody) -> list[int]:
         """Return what `/tokenize` asks for."""

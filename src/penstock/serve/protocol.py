@@ -141,6 +141,11 @@ class GenerateBody(Body, ABC):
         allow_inf_nan=False,
         description="seconds for the whole request, which then fails with deadline_exceeded",
     )
+    compress_prompt: bool | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="with --compress-prompts: the share of the prompt to keep; true: the "
+        "server's; false: all of it; absent: the server's, of long prompts",
+    )
     include_timings: bool = Field(
         False, description="adds `timings` to each choice: seconds in the queue, in prefill, ..."
     )

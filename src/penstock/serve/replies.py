@@ -15,10 +15,14 @@ from penstock.engine.request import Timing
 from penstock.serve.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobs
 
 
-class CachedTokens(msgspec.Struct):
-    """How much of the prompts was already computed, in tokens."""
+class PromptTokens(msgspec.Struct):
+    """How much of the prompts was already computed, in tokens, and how long they were.
+
+    `original_tokens` is there where a prompt was shortened before the model read it.
+    """
 
     cached_tokens: int
+    original_tokens: int | UnsetType = UNSET
 
 
 class Usage(msgspec.Struct):
@@ -27,7 +31,7 @@ class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedTokens
+    prompt_tokens_details: PromptTokens
 
 
 class Timings(msgspec.Struct):

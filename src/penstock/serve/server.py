@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from penstock.serve.connection import Connection
 from penstock.serve.front import Front
 from penstock.serve.options import KEYS_VARIABLE, ServeOptions
 from penstock.serve.service import Service
+from penstock.serve.shortening import Shortening
 from penstock.serve.signals import Stop
 from penstock.serve.supervisor import Supervisor
 
@@ -76,8 +78,16 @@ async def _serve(
         )
         if engine is None:
             return
-        async with engine:
-            server = _Server(Service(engine, tokenizer, engine_options, options), options)
+        async with engine, AsyncExitStack() as stack:
+            shortening = None
+            if options.compress_keep is not None:
+                small = Shortening.start(model, engine_options, options, tokenizer)
+                shortening = await _unless_stopped(stop, small)
+                if shortening is None:
+                    return
+                stack.push_async_callback(shortening.engine.close)
+            service = Service(engine, tokenizer, engine_options, options, shortening)
+            server = _Server(service, options)
             with stop.calling(server.stop):
                 await server.serve([listener])
 

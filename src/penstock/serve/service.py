@@ -11,6 +11,7 @@ from penstock.serve import errors
 from penstock.serve.errors import ApiError, ErrorBody
 from penstock.serve.metrics import Metrics
 from penstock.serve.options import ServeOptions
+from penstock.serve.shortening import Shortening
 from penstock.serve.supervisor import Supervisor
 
 
@@ -28,11 +29,13 @@ class Service:
         tokenizer: Tokenizer,
         options: EngineOptions,
         serve_options: ServeOptions,
+        shortening: Shortening | None = None,
     ) -> None:
         self.engine = engine
+        self.shortening = shortening
         self.tokenizer = tokenizer
         self.options = options
-        self.metrics = Metrics(engine)
+        self.metrics = Metrics(engine, shortening)
         self.draining = False
         self.created = int(time.time())
         self.deadline_s = serve_options.deadline_s
@@ -46,15 +49,16 @@ class Service:
         """
         if self.draining:
             raise errors.unavailable("The server is stopping.", "draining")
-        if self.engine.dead is not None:
-            message = f"{self.engine.dead} It is being started again."
-            raise errors.unavailable(message, "restarting", self.engine.back_in_s)
-        if (stalled_s := self.engine.stalled_s()) > self._stall_after_s:
-            raise errors.unavailable(
-                f"No step completed for {stalled_s:.1f} s while requests wait; "
-                f"the limit is {self._stall_after_s:g} s.",
-                "engine_stalled",
-            )
+        for engine in [self.engine, *([self.shortening.engine] if self.shortening else [])]:
+            if engine.dead is not None:
+                message = f"{engine.dead} It is being started again."
+                raise errors.unavailable(message, "restarting", engine.back_in_s)
+            if (stalled_s := engine.stalled_s()) > self._stall_after_s:
+                raise errors.unavailable(
+                    f"No step completed for {stalled_s:.1f} s while requests wait; "
+                    f"the limit is {self._stall_after_s:g} s.",
+                    "engine_stalled",
+                )
 
     def check_model(self, model: str | None) -> None:
         """Raise `ApiError` (404) unless `model` is the one this server serves, or None."""
