@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from penstock.workload.arrivals import Arrival
     from penstock.workload.lengths import Lengths
     from penstock.workload.presets import Workload
+    from penstock.workload.prompts import Shortener
 
 Params = Mapping[str, Any]  # of the command, by name
 
@@ -55,11 +56,14 @@ def options_of(params: Params, given: Set[str]) -> Options:
         raise typer.BadParameter(
             "whole answers have only a total time; limit that, as e2e<10s", param_hint="--slo"
         )
+    shortener = _shortener(params)
+    input_len = lengths("input_len")
     same = {name: params[name] for name in _SAME.split()}
     return Options(
         **same,
         repeats=params["repeats"] or (1 if params["interleave"] is None else 5),
-        input_len=lengths("input_len"),
+        input_len=input_len if shortener is None else input_len.times(shortener.keep),
+        shortener=shortener,
         output_len=lengths("output_len"),
         concurrency=slots if concurrency is None else read("--concurrency", counts, concurrency),
         arrivals=_arrivals(params, preset),
@@ -73,6 +77,28 @@ def options_of(params: Params, given: Set[str]) -> Options:
         slos=slos,
         price=None if price is None else read("--price", parse_price, price),
     )
+
+
+def _shortener(params: Params) -> Shortener | None:
+    """What makes prompts shorter before they are sent; loads its model only then."""
+    if params["compress_prompts"] is None:
+        return None
+    from penstock.cli.targets import need_engine
+    from penstock.prompts.ahead import Ahead
+    from penstock.workload.presets import parse_workload
+    from penstock.workload.shapes import Plain
+
+    preset = read("--workload", parse_workload, params["workload"])
+    if not isinstance(preset.shape, Plain):
+        raise typer.BadParameter(
+            "only prompts that stand by themselves can be shortened; leave it out, or --workload",
+            param_hint="--compress-prompts",
+        )
+    need_engine("--compress-prompts")
+    try:
+        return Ahead(params["compress_model"], params["compress_prompts"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--compress-prompts") from error
 
 
 def _arrivals(params: Params, preset: Workload) -> tuple[Arrival, ...]:
@@ -110,13 +136,14 @@ def refuse_idle(params: Params, given: Set[str]) -> None:
         (
             tasks,
             "has no use with --tasks (how many of them: --limit)",
-            "trace requests input_len output_len prompts salt workload n",
+            "trace requests input_len output_len prompts salt workload n compress_prompts",
         ),
         (
             trace,
             "is set by the trace (how much of it: --limit)",
-            "requests input_len output_len workload",
+            "requests input_len output_len workload compress_prompts",
         ),
+        (params["compress_prompts"] is None, "belongs to --compress-prompts", "compress_model"),
         (search, "has no use in a search, which sets the load", "trace tasks repeats interleave"),
         (params["interleave"], "is of one target, without --interleave", "tasks"),
         (not target, "compares with a TARGET; give that first", "interleave"),
@@ -130,7 +157,8 @@ def refuse_idle(params: Params, given: Set[str]) -> None:
         (
             simulated,
             "has no use with a simulated fleet",
-            "model api_key chat stream timeout workers tasks prompts salt tokenizer",
+            "model api_key chat stream timeout workers tasks prompts salt tokenizer "
+            "compress_prompts",
         ),
     ):
         for name in names.split():

@@ -49,6 +49,8 @@ def bench(
     output_len: content.OutputLen = "32-160",
     n: content.N = 1,
     prompts: content.Prompts = None,
+    compress_prompts: content.CompressPrompts = None,
+    compress_model: content.CompressModel = "embedded-draft",
     seed: content.Seed = 0,
     salt: content.Salt = None,
     tasks: grading.Tasks = None,

@@ -12,6 +12,7 @@ from penstock.record.slo import Slo
 from penstock.workload.arrivals import Arrival
 from penstock.workload.lengths import Lengths
 from penstock.workload.presets import Workload
+from penstock.workload.prompts import Shortener
 
 # No run is endless or ruinous.
 DURATION_S = 30.0
@@ -39,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     output_len: Lengths = Lengths(kind="uniform", a=32, b=160)
     n: int = 1  # samples of each prompt, in one request
     prompts: Path | None = None
+    shortener: Shortener | None = None  # of every prompt; see `Lengths.times`
     think_s: float = 0.0
     warmup: int | None = None  # requests
     context: int | None = None  # tokens, prompt and output; None: as the target says

@@ -14,7 +14,7 @@ from penstock.meter.options import Options
 from penstock.meter.target import Target
 from penstock.workload.evals import open_tasks
 from penstock.workload.plan import Plan
-from penstock.workload.prompts import CutPrompts, Prompts, from_file, held_out_stdlib
+from penstock.workload.prompts import CutPrompts, GivenPrompts, Prompts, from_file, held_out_stdlib
 from penstock.workload.sessions import Recorded
 from penstock.workload.sketch import Sketches
 from penstock.workload.source import Source
@@ -143,6 +143,8 @@ async def _source(target: Target, options: Options, tokenizer: Tokenizer | None)
         prompts = held_out_stdlib(salt=salt, seed=options.seed, tokenizer=tokenizer)
     else:
         prompts = from_file(options.prompts, salt=salt, seed=options.seed, tokenizer=tokenizer)
+    if options.shortener is not None and isinstance(prompts, (CutPrompts, GivenPrompts)):
+        prompts = prompts.shortened(options.shortener)
     if isinstance(prompts, CutPrompts) and tokenizer is None:
         sample = prompts.sample(_SAMPLE)
         tokens = await target.count_prompt(sample) or 0

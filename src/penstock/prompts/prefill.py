@@ -20,7 +20,8 @@ from penstock.prompts.surprise import ASKED, windows
 Prefill = Callable[[int], float]
 
 ANSWERED = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)
-_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of a full step: short ones are measured too
+# Tokens of steps that are not full, and shares of a full one: measured too.
+_FEW, _SHARES = (1, 8, 16, 32), (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 _LONG = 2048  # tokens of the long prompt: full steps with others before them
 
 
@@ -58,7 +59,7 @@ def measured(engine: Engine, *, rates: bool = False, rounds: int = 3) -> Measure
     """
     about, step = engine.facts, engine.scheduler.policy.max_step_tokens
     most = min(max(_LONG, 3 * step), about.max_model_len - 2, engine.scheduler.capacity() - 2)
-    rows = sorted({max(1, round(share * step)) for share in _SHARES})
+    rows = sorted({*_FEW, *(round(share * step) for share in _SHARES)} & set(range(1, step)))
     params = ASKED if rates else ANSWERED
     _steps(engine, most, params)  # sets the kernels up
     short = [[_steps(engine, count, params)[0] for count in rows] for _ in range(rounds)]

@@ -32,6 +32,13 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
         """Expected length, before rounding and clipping at one."""
         return (self.a + self.b) / 2 if self.kind == "uniform" else self.a
 
+    def times(self, factor: float) -> Lengths:
+        """Lengths so many times as long, still never below one."""
+        a, b = (max(1.0, factor * value) for value in (self.a, self.b))
+        if self.kind == "uniform":
+            a, b = float(round(a)), float(round(b))
+        return msgspec.structs.replace(self, a=a, b=b)
+
     def draw(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """`n` lengths."""
         if self.kind == "uniform":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 from penstock.workload import stdlib
 
 Content = str | list[dict[str, Any]]  # text, or chat messages
+_SHORTENED = 400_000  # characters
 CHARACTERS_PER_TOKEN = 4.0  # of English and code, where nobody can count
 
 
@@ -50,6 +52,25 @@ class Prompts(Protocol):
 
     def prompt(self, index: int, tokens: int) -> Content:
         """The prompt of request `index`; the same index gives the same prompt."""
+        ...
+
+
+class Shortener(Protocol):
+    """Makes prompts shorter before anything is measured, to about `keep` of their tokens."""
+
+    keep: float
+
+    @property
+    def description(self) -> str:
+        """How, in a few words."""
+        ...
+
+    def text(self, text: str) -> str:
+        """Shorten a text that prompts are to be cut from."""
+        ...
+
+    def contents(self, contents: list[Content]) -> list[Content]:
+        """Shorten each prompt, and of each chat what users say."""
         ...
 
 
@@ -99,6 +120,21 @@ class CutPrompts:
         start = max(0, (len(self.text) - characters) // 2)
         return self.text[start : start + characters]
 
+    def shortened(self, shortener: Shortener) -> CutPrompts:
+        """The same cut from a shorter text, of which its first `_SHORTENED` characters are enough.
+
+        A prompt of so many tokens is then what is left of one that was longer.
+        """
+        made = CutPrompts(
+            shortener.text(self.text[:_SHORTENED]),
+            source=f"{self.source}, {shortener.description}",
+            salt=self.salt,
+            seed=self.seed,
+            tokenizer=self.tokenizer,
+        )
+        made.characters_per_token = self.characters_per_token
+        return made
+
     def prompt(self, index: int, tokens: int) -> str:
         """A text of `tokens` tokens: exactly so, or fewer by a merge at the cut, if countable."""
         head = blake2b(f"{self.salt} {index}".encode(), digest_size=6).hexdigest() + "\n"
@@ -140,11 +176,19 @@ class GivenPrompts:
     def __init__(self, path: Path) -> None:
         self.items = _read_jsonl(path)
         self.path = path
+        self._changed = ""
 
     @property
     def description(self) -> str:
         """See `Prompts`."""
-        return f"{len(self.items)} as given in {self.path.name}"
+        return f"{len(self.items)} as given in {self.path.name}{self._changed}"
+
+    def shortened(self, shortener: Shortener) -> GivenPrompts:
+        """The same, each shorter."""
+        made = copy(self)
+        made.items = shortener.contents(self.items)
+        made._changed = f", {shortener.description}"
+        return made
 
     def prompt(self, index: int, tokens: int) -> Content:
         """The file's prompt; `tokens` is not heeded."""

@@ -51,6 +51,21 @@ Prompts = Annotated[
         "Default: standard-library sources.",
     ),
 ]
+CompressPrompts = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        help="Send shorter prompts: this share of each (of --input-len too), chosen by a small "
+        "model before anything is measured.",
+    ),
+]
+CompressModel = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=PANEL,
+        help="The small model that chooses: a name or a directory.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(
