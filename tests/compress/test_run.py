@@ -46,9 +46,6 @@ def test_a_pruned_and_quantized_model_and_its_report(family, tmp_path):
 def test_prompts_that_stop_early_are_reported(family, tmp_path):
     out = tmp_path / "swift"
     asked = [str(family("qwen3")), "--out", str(out), "--swiftkv", "0.5", *QUICK]
-    together = invoke(*asked, "--weights", "int8")
-    assert together.exit_code == 1
-    assert "serve --weights int8" in together.stderr
     done = invoke(*asked, "--json", "--png", str(tmp_path / "x.png"))
     assert done.exit_code == 0, done.output
     made = json.loads(done.stdout)

@@ -14,7 +14,8 @@ from transformers import AutoConfig
 from penstock.compress import corpus, forward
 from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.distill import Distill, distil
-from penstock.compress.quantize import Quantize, quantize
+from penstock.compress.quantize import Quantize, floats, quantize
+from penstock.compress.sparse import Sparsify, sparsify
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.engine.kernels.choose import choose
 from penstock.engine.kernels.native import library
@@ -23,6 +24,8 @@ from penstock.engine.model import loader
 from penstock.engine.model.config import from_hf
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import SamplingParams
+from penstock.engine.stages import work
+from penstock.engine.watch import watching
 from tests.compress.conftest import FAMILIES, tokenizer
 from tests.compress.test_distill import TEXT, Clock, distance
 from tests.engine.model.packing import Packer, Sequence
@@ -197,9 +200,26 @@ def test_what_cannot_be_is_refused(llama, desk, changed, said):
 def test_what_looks_at_single_layers_comes_before(made, desk):
     model = made("llama")
     with pytest.raises(ValueError, match="comes before --swiftkv"):
-        quantize(model, Quantize(bits=8), desk)
+        sparsify(model, Sparsify(share=0.5), desk)
     with pytest.raises(ValueError, match="is a SwiftKV model already"):
         swiftkv(model, SwiftKV(full=1), desk)
+
+
+@pytest.mark.parametrize("how", [Quantize(bits=4, method="awq", group=32), Quantize(bits=8)])
+@pytest.mark.parametrize(("name", "full", "group"), [("llama", 2, 1), ("qwen3", 1, 2)])
+def test_rounded_to_integers_it_says_what_they_mean(made, desk, tmp_path, how, name, full, group):
+    result = quantize(made(name, full, group), how, desk).checkpoint
+    result.write(tmp_path / "x", {})
+    meant = {n: t.float() for n, t in result.tensors.items() if not n.startswith("model.layers.")}
+    for index in range(len(result.shape.layers)):
+        own = floats(result.layer(index), how.bits)
+        meant |= {f"model.layers.{index}.{n}": tensor for n, tensor in own.items()}
+    tokens = torch.randint(0, 256, (1, 30))
+    with torch.no_grad():
+        wanted = forward.forward(result.shape, meant, tokens)[0]
+    decoder = loader.load(tmp_path / "x", torch.float32, "cpu")[1]
+    assert (Packer(decoder).prefill(tokens[0].tolist(), 12, 18) - wanted).abs().max() < 1e-3
+    assert LLM(str(tmp_path / "x")).generate([[1, 2, 3]])[0].token_ids
 
 
 def test_other_loaders_refuse_it(made):
@@ -230,6 +250,26 @@ def test_a_light_distillation_trains_only_what_is_new(llama, desk, monkeypatch):
         assert torch.equal(again.tensors[name], tensor)
     with pytest.raises(ValueError, match="light=true"):
         distil(llama, llama, how, replace(desk))
+
+
+def test_what_a_step_costs_is_told_of_it(made):
+    """The facts, from which ceilings are made, and the stages that explain shows agree."""
+    llm = LLM(str(made("qwen3", 1, 2).source))
+    about, decoder = llm.engine.facts, llm.engine.decoder
+    prompt = work(decoder, 30, 30)
+    each, attended = about.flops_per_token - about.head_flops, 30 * 31 // 2
+    deep = about.attention_flops - about.prompt_attention_flops
+    assert sum(stage.flops for stage in prompt.values()) == (
+        30 * each + about.head_flops + attended * about.prompt_attention_flops + 30 * deep
+    )
+    decode = work(decoder, 1, 31)
+    assert sum(stage.flops for stage in decode.values()) == (
+        about.flops_per_token + 31 * about.attention_flops
+    )
+    assert about.prompt_attention_flops * 4 == about.attention_flops
+    with watching(decoder) as watched:
+        llm.generate([[1, 2, 3]], SamplingParams(max_tokens=1))
+    assert len(watched.readings) == 2 * 4 + 3
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)

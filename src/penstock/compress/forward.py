@@ -17,7 +17,8 @@ from penstock.engine.model.config import LayerConfig, ModelConfig
 
 Tap = Callable[[str, Tensor], None]
 """Hears the name of each site of a layer and its inputs [rows, length, inputs]:
-`attention` (of q, k and v), `output`, `ffn` (of gate and up), `down`."""
+`attention` (of q, k and v), `output`, `ffn` (of gate and up), `down`; in a deep layer
+`attention` is of q alone, and `shared` of k and v."""
 
 
 def _deaf(site: str, inputs: Tensor) -> None:
@@ -30,26 +31,12 @@ def forward(config: ModelConfig, weights: Mapping[str, Tensor], tokens: Tensor) 
     Every token goes through every layer, also in a SwiftKV model: it is K and V that
     are all made of what comes into its first deep layer.
     """
-    x = embed(weights, tokens)
-    for index in range(config.full_layers):
-        x = layer(config, weights, index, x)
-    return logits(config, weights, deep(config, weights, x))
-
-
-def deep(config: ModelConfig, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Take `x` [rows, length, hidden] through the deep layers, if there are any."""
-    kv: dict[int, tuple[Tensor, Tensor]] = {}
-    source = x
-    for index in range(config.full_layers, len(config.layers)):
-        shape, prefix = config.layers[index], f"model.layers.{index}."
-        if shape.shares_kv is None:
-            h = _norm(config, weights["model.norm_swiftkv.weight"], source)
-            kv[index] = _keys_values(config, weights, index, h, "_proj_swiftkv")
-        h = _norm(config, weights[f"{prefix}input_layernorm.weight"], x)
-        q = _queries(config, weights, index, h, "_proj_swiftkv")
-        k, v = kv[index if shape.shares_kv is None else shape.shares_kv]
-        x = _rest(config, weights, index, x, _attend(q, k, v, shape))
-    return x
+    x = source = embed(weights, tokens)
+    for index in range(len(config.layers)):
+        if index == config.full_layers:
+            source = x
+        x = layer(config, weights, index, x, source=source)
+    return logits(config, weights, x)
 
 
 def loss(config: ModelConfig, weights: Mapping[str, Tensor], rows: Tensor, batch: int = 4) -> float:
@@ -75,20 +62,41 @@ def logits(config: ModelConfig, weights: Mapping[str, Tensor], x: Tensor) -> Ten
 
 
 def layer(
-    config: ModelConfig, weights: Mapping[str, Tensor], index: int, x: Tensor, tap: Tap = _deaf
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    index: int,
+    x: Tensor,
+    tap: Tap = _deaf,
+    *,
+    source: Tensor | None = None,
 ) -> Tensor:
-    """Take `x` [rows, length, hidden] through one layer. Raises `ValueError` for a deep one."""
+    """Take `x` [rows, length, hidden] through one layer.
+
+    A deep layer makes its K and V of `source`, what came out of the full layers; its
+    taps hear that as `shared`. Raises `ValueError` for one without it.
+    """
     shape, prefix = config.layers[index], f"model.layers.{index}."
-    if not shape.fused:
-        raise ValueError(
-            f"layer {index} has its K and V from another layer's input: what looks at single "
-            "layers comes before --swiftkv."
-        )
     h = _norm(config, weights[f"{prefix}input_layernorm.weight"], x)
     tap("attention", h)
     q = _queries(config, weights, index, h)
-    k, v = _keys_values(config, weights, index, h)
-    return _rest(config, weights, index, x, _attend(q, k, v, shape), tap=tap)
+    if shape.deep:
+        if source is None:
+            raise ValueError(
+                f"layer {index} has its K and V from another layer's input: what looks at single "
+                "layers comes before --swiftkv."
+            )
+        h = _norm(config, weights["model.norm_swiftkv.weight"], source)
+        tap("shared", h)
+    k, v = _keys_values(config, weights, index if shape.shares_kv is None else shape.shares_kv, h)
+    h = _attend(q, k, v, shape)
+    tap("output", h)
+    x = x + _linear(weights, f"{prefix}self_attn.o_proj", h)
+    h = _norm(config, weights[f"{prefix}post_attention_layernorm.weight"], x)
+    tap("ffn", h)
+    gate = F.silu(_linear(weights, f"{prefix}mlp.gate_proj", h))
+    h = gate * _linear(weights, f"{prefix}mlp.up_proj", h)
+    tap("down", h)
+    return x + _linear(weights, f"{prefix}mlp.down_proj", h)
 
 
 def keys_values(
@@ -99,47 +107,28 @@ def keys_values(
     return _keys_values(config, weights, index, _norm(config, norm, x))
 
 
-def _queries(
-    config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor, kind: str = "_proj"
-) -> Tensor:
+def _queries(config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor) -> Tensor:
     """Rotated: [rows, heads, length, head_dim]."""
     shape, prefix = config.layers[index], f"model.layers.{index}.self_attn."
-    q = _heads(shape, _linear(weights, f"{prefix}q{kind}", h))
+    q = _heads(shape, _linear(weights, f"{prefix}q_proj{_kind(shape)}", h))
     if shape.qk_norm:
         q = _norm(config, weights[f"{prefix}q_norm.weight"], q)
     return _rotated(config, shape, q)
 
 
 def _keys_values(
-    config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor, kind: str = "_proj"
+    config: ModelConfig, weights: Mapping[str, Tensor], index: int, h: Tensor
 ) -> tuple[Tensor, Tensor]:
     """K, rotated, and V: [rows, kv_heads, length, head_dim] each."""
     shape, prefix = config.layers[index], f"model.layers.{index}.self_attn."
-    k, v = (_heads(shape, _linear(weights, f"{prefix}{name}{kind}", h)) for name in "kv")
+    k, v = (_heads(shape, _linear(weights, f"{prefix}{n}_proj{_kind(shape)}", h)) for n in "kv")
     if shape.qk_norm:
         k = _norm(config, weights[f"{prefix}k_norm.weight"], k)
     return _rotated(config, shape, k), v
 
 
-def _rest(
-    config: ModelConfig,
-    weights: Mapping[str, Tensor],
-    index: int,
-    x: Tensor,
-    h: Tensor,
-    *,
-    tap: Tap = _deaf,
-) -> Tensor:
-    """What follows attention, which gave `h`."""
-    prefix = f"model.layers.{index}."
-    tap("output", h)
-    x = x + _linear(weights, f"{prefix}self_attn.o_proj", h)
-    h = _norm(config, weights[f"{prefix}post_attention_layernorm.weight"], x)
-    tap("ffn", h)
-    gate = F.silu(_linear(weights, f"{prefix}mlp.gate_proj", h))
-    h = gate * _linear(weights, f"{prefix}mlp.up_proj", h)
-    tap("down", h)
-    return x + _linear(weights, f"{prefix}mlp.down_proj", h)
+def _kind(shape: LayerConfig) -> str:
+    return "_swiftkv" if shape.deep else ""
 
 
 def _linear(weights: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from penstock.compress import rounding
 from penstock.compress.checkpoint import Checkpoint, Weights
 from penstock.compress.desk import Desk, Made
 from penstock.compress.forward import embed, layer
-from penstock.compress.sites import SITES, Seen, Site, absorb, over_shared_heads, see
+from penstock.compress.sites import Seen, Site, absorb, over_shared_heads, see, sites
 from penstock.engine.kernels.quantized import GROUP, balance
 from penstock.engine.kernels.whole import PACKED, SCALE, SHAPE, Whole, packed, unpacked
 from penstock.engine.model.config import LayerConfig
@@ -86,12 +86,14 @@ def quantize(checkpoint: Checkpoint, how: Quantize, desk: Desk) -> Made:
     if how.bits == 4:
         _check_groups(checkpoint, how.group)
     weights, tensors = checkpoint.floats(), dict(checkpoint.tensors)
-    x = embed(weights, desk.rows[:, :-1])
+    x = source = embed(weights, desk.rows[:, :-1])
     errors = []
     for index in range(len(config.layers)):
         desk.progress(how.title, index, len(config.layers))
         prefix = f"model.layers.{index}."
-        seen, exact = see(config, weights, index, x)
+        if index == config.full_layers:
+            source = x
+        seen, exact = see(config, weights, index, x, source=source)
         part = desk.work.once(
             f"quantize-{index:03}",
             lambda index=index, seen=seen: _layer(  # type: ignore[misc]
@@ -103,7 +105,12 @@ def quantize(checkpoint: Checkpoint, how: Quantize, desk: Desk) -> Made:
         tensors |= {prefix + name: tensor for name, tensor in part.items()}
         weights |= {prefix + name: tensor for name, tensor in floats(part, how.bits).items()}
         with torch.no_grad():
-            after = torch.cat([layer(config, weights, index, rows) for rows in torch.split(x, 4)])
+            after = torch.cat(
+                [
+                    layer(config, weights, index, rows, source=of)
+                    for rows, of in zip(torch.split(x, 4), torch.split(source, 4), strict=True)
+                ]
+            )
         errors.append({"layer": index, "error": _relative(after - exact, exact - x)})
         x = after
     desk.progress(how.title, len(config.layers), len(config.layers))
@@ -132,13 +139,13 @@ def _layer(
     """One layer's tensors as they are stored."""
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     # What scales rows comes before these are rounded themselves, so the last site first.
-    for site in reversed(SITES):
+    for site in reversed(sites(shape)):
         by = _scaling(site, weights, shape, seen[site.name], how)
         if by is not None:
             by = absorb(weights, shape, site, by, dtype)
             seen[site.name] = seen[site.name].scaled(by)
     stored: Weights = {}
-    for site in SITES:
+    for site in sites(shape):
         stacked = torch.cat([weights.pop(f"{matrix}.weight") for matrix in site.matrices])
         whole = _round(stacked, seen[site.name], how)
         sizes = [len(tensors[f"{matrix}.weight"]) for matrix in site.matrices]
@@ -158,6 +165,8 @@ def _scaling(
     Every method balances norm and matrices as the engine does when it quantizes;
     AWQ goes on from there.
     """
+    if site.source is None:
+        return None
     stacked = torch.cat([weights[f"{matrix}.weight"] for matrix in site.matrices])
     by = None
     if site.name in ("attention", "ffn"):

@@ -97,11 +97,6 @@ def compress(
         raise ValueError(f"{out} exists; remove it, or choose another directory with --out.")
     if not recipe:
         raise ValueError("nothing to do: ask for at least one technique.")
-    if {SwiftKV, Quantize} <= {type(how) for how in recipe}:
-        raise ValueError(
-            "integers are rounded layer by layer, which a SwiftKV model's are not made of: leave "
-            "--weights out, and let the engine round when it loads (serve --weights int8)."
-        )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
     current = Checkpoint.read(source)

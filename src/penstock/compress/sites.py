@@ -16,12 +16,13 @@ from penstock.engine.model.config import LayerConfig, ModelConfig
 class Site:
     """Matrices that read the same inputs, and what those inputs come from.
 
-    `source` is a norm or the matrix whose rows the inputs are.
+    `source` is a norm or the matrix whose rows the inputs are; None where other layers
+    read them too, so that they cannot be scaled.
     """
 
     name: str
     matrices: tuple[str, ...]
-    source: str
+    source: str | None
 
 
 SITES = (
@@ -35,6 +36,19 @@ SITES = (
     Site("down", ("mlp.down_proj",), "mlp.up_proj"),
 )
 MATRICES = tuple(matrix for site in SITES for matrix in site.matrices)
+_DEEP = (
+    Site("attention", ("self_attn.q_proj_swiftkv",), "input_layernorm"),
+    Site("shared", ("self_attn.k_proj_swiftkv", "self_attn.v_proj_swiftkv"), None),
+    Site("output", ("self_attn.o_proj",), None),
+    *SITES[2:],
+)
+
+
+def sites(shape: LayerConfig) -> tuple[Site, ...]:
+    """The sites of a layer, deep ones included."""
+    if not shape.deep:
+        return SITES
+    return tuple(site for site in _DEEP if site.name != "shared" or shape.shares_kv is None)
 
 
 @dataclass
@@ -53,9 +67,18 @@ class Seen:
 
 
 def see(
-    config: ModelConfig, weights: Weights, index: int, x: Tensor, batch: int = 4
+    config: ModelConfig,
+    weights: Weights,
+    index: int,
+    x: Tensor,
+    *,
+    source: Tensor | None = None,
+    batch: int = 4,
 ) -> tuple[dict[str, Seen], Tensor]:
-    """Take `x` [rows, length, hidden] through a layer; what its sites saw, and what came out."""
+    """Take `x` [rows, length, hidden] through a layer; what its sites saw, and what came out.
+
+    `source` is that of `forward.layer`.
+    """
     seen: dict[str, Seen] = {}
     tokens = x.shape[0] * x.shape[1]
 
@@ -68,8 +91,12 @@ def see(
         else:
             seen[site] = Seen(gram, size)
 
+    out = []
     with torch.no_grad():
-        out = [layer(config, weights, index, part, tap) for part in torch.split(x, batch)]
+        for at in range(0, len(x), batch):
+            some = slice(at, at + batch)
+            of = None if source is None else source[some]
+            out.append(layer(config, weights, index, x[some], tap, source=of))
     return seen, torch.cat(out)
 
 
@@ -81,8 +108,9 @@ def absorb(
     `weights` are a layer's in fp32, changed in place. Returns what the inputs were
     really divided by: a norm is rounded to `dtype`, in which it will be stored, and
     the columns take up the difference. At `output`, the heads that share a V share
-    their scales too.
+    their scales too. The site must have a source.
     """
+    assert site.source is not None
     if site.name in ("attention", "ffn"):
         norm = weights[f"{site.source}.weight"]
         kept = (norm / by).to(dtype).float()

@@ -61,9 +61,9 @@ def speeds(
     for turn in range(rounds + 1):  # the first warms up
         for load in loads:
             for name, llm in models.items():
-                rate = _rate(llm, load, seed=turn)
+                found = rate(llm, load, seed=turn)
                 if turn:
-                    seen.setdefault((name, load), []).append(rate)
+                    seen.setdefault((name, load), []).append(found)
                     progress("speed", sum(map(len, seen.values())), total)
     return {
         name: [
@@ -87,7 +87,8 @@ def meaning(facts: ModelFacts) -> str:
     return "trained weights at their own shape"
 
 
-def _rate(llm: LLM, load: Load, seed: int) -> float:
+def rate(llm: LLM, load: Load, seed: int) -> float:
+    """Tokens per second of one load; another `seed`, other prompts."""
     facts = llm.engine.facts
     room = min(load.prompt, facts.max_model_len - load.output)
     load = msgspec.structs.replace(load, prompt=room)
