@@ -6,9 +6,9 @@ Speed is of random weights at a real shape (`--shape`, made before with `penstoc
 make`), converted at half depth; original and converted take turns in every round. Loss is
 that of the embedded model as the engine serves it: converted, distilled lightly (only the
 deep layers' W_q, W_k, W_v) for `--minutes` at the best of three rates tried for a tenth of
-them, and as long with every weight trained. The two are set side by side and never
-multiplied. `--part speed` or `quality` does one; begun again with the same --out and
---work, it goes on where it stopped.
+them, and as long with every weight trained; other minutes come beside these. The two are
+set side by side and never multiplied. `--part speed` or `quality` does one; begun again with
+the same --out and --work, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.common import arguments, conditions
+from benchmarks.common import arguments, conditions, spread
 from benchmarks.compress_distill import trained
 from benchmarks.compress_quality import Study, figures
 from penstock import models
@@ -30,7 +30,7 @@ from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.desk import Desk, Work
 from penstock.compress.distill import Distill
 from penstock.compress.quality import log_probabilities, quality
-from penstock.compress.speed import Load, speeds
+from penstock.compress.speed import Load, rate
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
@@ -42,10 +42,10 @@ FORMATS = {
     "int8 weights, int8 KV": EngineOptions(weights="int8", kv="int8", kv_tokens=4096),
 }
 LOADS = {
-    "prompt of 256": Load(1, 256, 1),
-    "prompt of 512": Load(1, 512, 1),
     "prompt of 1,024": Load(1, 1024, 1),
     "prompt of 2,048": Load(1, 2048, 1),
+    "prompt of 512": Load(1, 512, 1),
+    "prompt of 128": Load(1, 128, 1),
     "1,024 in, 128 out": Load(1, 1024, 128),
     "32 in, 128 out": Load(1, 32, 128),
     "32 in, 128 out, 16 at once": Load(16, 32, 128),
@@ -57,7 +57,7 @@ WAYS = {
     "behind 1/4": SwiftKV(full=0.25),
 }
 HALF = "behind 1/2"
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 
 
 def measure_speed(study: Study, given: Any) -> None:
@@ -71,7 +71,8 @@ def measure_speed(study: Study, given: Any) -> None:
         made.checkpoint.write(converted, {})
         del whole, made
         for form, options in FORMATS.items():
-            names = [n for n in LOADS if not study.has("speed", form, n)]
+            if not (names := [n for n in LOADS if not study.has("speed", form, n)]):
+                continue
             llms = {
                 "original": LLM(str(source), options),
                 "swiftkv": LLM(str(converted), options),
@@ -92,13 +93,14 @@ def measure_speed(study: Study, given: Any) -> None:
                 },
             )
             for name in names:
-                found = speeds(llms, loads=[LOADS[name]], rounds=given.rounds)
-                value = {
-                    which: [rate.least, rate.median, rate.most] for which, (rate,) in found.items()
-                }
+                rounds = [
+                    {which: rate(llm, LOADS[name], seed) for which, llm in llms.items()}
+                    for seed in range(given.rounds + 1)
+                ][1:]  # the first warms up
+                value = {which: spread([each[which] for each in rounds]) for which in llms}
+                value["times"] = spread([each["swiftkv"] / each["original"] for each in rounds])
                 study.put("speed", form, name, value=value)
-                gain = value["swiftkv"][1] / value["original"][1]
-                print(f"{form}, {name}: {gain:.2f} x", flush=True)
+                print(f"{form}, {name}: {value['times']['median']:.2f} x", flush=True)
 
 
 def measure_quality(study: Study, given: Any) -> None:
@@ -118,7 +120,6 @@ def measure_quality(study: Study, given: Any) -> None:
         value=conditions(original.engine)
         | {
             "model": given.model,
-            "minutes": given.minutes,
             "held_out_tokens": text[:, 1:].numel(),
             "doctests": given.tasks * len(doctests.GRADES),
         },
@@ -141,25 +142,27 @@ def measure_quality(study: Study, given: Any) -> None:
     for name, each in made.items():
         if not study.has("quality", name):
             keep(name, each.checkpoint, apart=each.details["K and V made of the one input"])
-    start = made[HALF].checkpoint
 
-    def train(name: str, start: Checkpoint, how: Distill) -> None:
+    def train(start: str, how: Distill, *, tried: bool = False) -> float:
+        """The loss of one of `made` after its training."""
+        what = "light" if how.light else "all"
+        name = f"{start}, {how.minutes:g} min {what} at {how.peak:g}"
         if not study.has("quality", name):
             work = given.work / f"{name.replace('/', '-').replace(' ', '-')}-work"
-            keep(name, trained(start, whole, how, work), rate=how.peak, minutes=how.minutes)
+            taught = trained(made[start].checkpoint, whole, how, work)
+            keep(name, taught, rate=how.peak, minutes=how.minutes, light=how.light, tried=tried)
+        loss: float = study.result["quality"][name]["loss_nats"]
+        return loss
 
     base = Distill(minutes=given.minutes, teacher=str(source), light=True)
-    tries = {}
-    for rate in RATES:
-        name = f"{HALF}, tenth {rate:g}"
-        tenth = msgspec.structs.replace(base, minutes=given.minutes / 10, peak=rate)
-        train(name, start, tenth)
-        tries[rate] = study.result["quality"][name]["loss_nats"]
-    base = msgspec.structs.replace(base, peak=min(tries, key=tries.__getitem__))
-    for name in (HALF, "behind 1/2, 2 share"):
-        train(f"{name}, distilled lightly", made[name].checkpoint, base)
-    every = msgspec.structs.replace(base, light=False, peak=5e-4)  # as of pruned models
-    train(f"{HALF}, every weight distilled", start, every)
+    tenth = msgspec.structs.replace(base, minutes=given.minutes / 10)
+    best = min(
+        RATES,
+        key=lambda peak: train(HALF, msgspec.structs.replace(tenth, peak=peak), tried=True),
+    )
+    for name in (HALF, "behind 1/2, 2 share", "behind 1/4"):
+        train(name, msgspec.structs.replace(base, peak=best))
+    train(HALF, msgspec.structs.replace(base, light=False, peak=5e-4))  # a rate for all weights
 
 
 def main() -> None:
