@@ -93,7 +93,8 @@ class NativeLinear:
 
     def logits(self, x: Tensor) -> Tensor:
         """As `Linear.logits`."""
-        return self._from_stream(x, _STORE_FP32, self.outputs, torch.float32)
+        room = memory.lend(4 * len(x) * self.outputs).view(torch.float32)
+        return self._into(room.view(len(x), self.outputs), x, _STORE_FP32)
 
     def add(self, x: Tensor, h: Tensor) -> None:
         """As `Linear.add`."""
@@ -108,7 +109,9 @@ class NativeLinear:
         return out if self._balance is None else out.div_(self._balance)
 
     def _from_stream(self, x: Tensor, output: int, width: int, dtype: torch.dtype) -> Tensor:
-        out = torch.empty((len(x), width), dtype=dtype)
+        return self._into(torch.empty((len(x), width), dtype=dtype), x, output)
+
+    def _into(self, out: Tensor, x: Tensor, output: int) -> Tensor:
         self._library.penstock_linear(
             x.data_ptr(),
             None,
