@@ -35,8 +35,9 @@ console = Console()
 
 
 def loss_of(model: LlamaForCausalLM, batch: Tensor, teacher: LlamaForCausalLM | None) -> Tensor:
-    """Mean loss in nats per token; with a teacher, half of it is the distance to its view.
+    """Mean loss in nats per token; with a teacher, the KL divergence from its view.
 
+    A draft is worth how often it agrees with its teacher, right or wrong.
     `batch` is [rows, length + 1] token ids.
     """
     inputs, targets = batch[:, :-1], batch[:, 1:].flatten()
@@ -44,7 +45,7 @@ def loss_of(model: LlamaForCausalLM, batch: Tensor, teacher: LlamaForCausalLM | 
         logits = model(input_ids=inputs).logits.flatten(0, 1)
         with torch.no_grad():
             taught = None if teacher is None else teacher(input_ids=inputs).logits.flatten(0, 1)
-    return distillation(logits, taught, targets, temperature=1.0, truth=0.5)
+    return distillation(logits, taught, targets, temperature=1.0, truth=0.0)
 
 
 def own_tokenizer(folder: Path, texts: dict[str, list[str]]) -> Tokenizer:
