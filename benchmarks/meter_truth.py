@@ -37,7 +37,7 @@ from penstock.meter.selftest import LATE_MS
 from penstock.meter.truth import Timing, TrueAnswer, Truth, true_server
 
 ROUNDS = 3  # answers on each stream
-READING_NS = 250_000_000  # after the last event: answers may be read a little later
+READING_NS = 250_000_000  # after the last event: answers are read; writing a report is not counted
 IDENTITY = ("repeat", "itl_ms", "streams", "start", "tool")  # of a row
 RESULT = Path(__file__).parent / "results" / "meter_truth.json"
 
@@ -219,7 +219,6 @@ def main() -> None:
             versions[tool.name] = f"not measured: {error}"
     result: dict[str, Any] = {
         "conditions": {
-            "date": date.today().isoformat(),
             "hardware": describe(),
             "kernel": platform.release(),
             "ttft_ms": 50,
@@ -249,7 +248,8 @@ def main() -> None:
             timing=Timing(itl_s=itl / 1e3, events=given.events),
             tokenizer=given.tokenizer,
         )
-        rows.append({"repeat": repeat, "load_average": os.getloadavg()[0]} | row)
+        when = {"date": date.today().isoformat(), "load_average": os.getloadavg()[0]}
+        rows.append({"repeat": repeat} | when | row)
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "command"}))
         given.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -11,7 +11,8 @@ wrong accordingly. All else is done: the draft model runs, guesses are verified,
 and as many are made as the engine thinks pay. "hostile" replays guesses that are
 offered and never come true.
 
-Rounds interleave; ratios are of tokens per second against no guesses.
+Rounds interleave; ratios are of tokens per second against no guesses, in the run
+before. What was learnt of guesses is kept from round to round, as a server keeps it.
 """
 
 from __future__ import annotations
@@ -153,11 +154,10 @@ def acceptance(source: Speculate, temperature: float) -> tuple[dict[str, Any], l
 
 
 @contextmanager
-def guessing(engine: Engine, drafter: Drafter | None, fixed: int | None) -> Iterator[None]:
-    """Let an engine that could guess do so, or not."""
+def guessing(engine: Engine, speculator: Speculator | None) -> Iterator[None]:
+    """Let an engine guess by this one, or not at all."""
     had = engine.speculator
-    assert had is not None
-    engine.speculator = None if drafter is None else Speculator(drafter, had.step, fixed)
+    engine.speculator = speculator
     try:
         yield
     finally:
@@ -172,9 +172,10 @@ class Bench:
         self.engine = Engine.load(model, speculate)
         assert self.engine.speculator is not None
         self.draft_model = self.engine.speculator.drafter
+        self.step = self.engine.speculator.step  # seconds by rows
         self.truths: dict[str, list[int]] = {}
 
-    def run(self, batch: int, output: int, drafter: Drafter | None, fixed: int | None) -> float:
+    def run(self, batch: int, output: int, speculator: Speculator | None) -> float:
         """Output tokens per second of `batch` requests side by side, once all are prefilled.
 
         Raises `RuntimeError` if they say anything else than the first time.
@@ -183,7 +184,7 @@ class Bench:
         work = requests(engine, [output] * batch, prompt=32, seed=batch)
         said = {request.id: list(request.prompt) for request in work}
         started, before = 0.0, 0
-        with guessing(engine, drafter, fixed):
+        with guessing(engine, speculator):
             for request in work:
                 engine.submit(request)
             while engine.has_work:
@@ -216,7 +217,7 @@ def main() -> None:
     )
     parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
     parser.add_argument("--batches", default="1,2,4,8,16,32")
-    parser.add_argument("--fixed", default="1,2,4,8", help="draft lengths to try, draft model only")
+    parser.add_argument("--fixed", default="2,4", help="draft lengths to try, draft model only")
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--acceptance-only", action="store_true")
     given = parser.parse_args()
@@ -250,14 +251,18 @@ def main() -> None:
     }  # fmt: skip
     rows = []
     for batch in [int(count) for count in given.batches.split(",")]:
-        bench.run(batch, given.output, None, None)  # warms up, and tells the texts
+        bench.run(batch, given.output, None)  # warms up, and tells the texts
         pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
+        speculators = {
+            name: Speculator(drafter, bench.step, fixed) for name, (drafter, fixed) in modes.items()
+        }
         plain_speeds = []
         for _ in track(range(given.rounds), f"{batch} at once"):
-            for name, (drafter, fixed) in modes.items():
-                plain = bench.run(batch, given.output, None, None)
-                plain_speeds.append(plain)
-                pairs[name].append((bench.run(batch, given.output, drafter, fixed), plain))
+            for place, (name, speculator) in enumerate(speculators.items()):
+                if place % 2 == 0:
+                    plain_speeds.append(bench.run(batch, given.output, None))
+                speed = bench.run(batch, given.output, speculator)
+                pairs[name].append((speed, plain_speeds[-1]))
         rows.append(
             {
                 "batch": batch,
@@ -265,9 +270,7 @@ def main() -> None:
                 "speedup": {name: ratio(found) for name, found in pairs.items()},
             }
         )
-    engine = bench.engine
-    assert engine.speculator is not None
-    step = engine.speculator.step
+    engine, step = bench.engine, bench.step
     result["replayed"] = {
         "conditions": conditions(engine)
         | {"weights": given.weights, "kv": "int8", "prompt": 32, "output": given.output}

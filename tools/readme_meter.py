@@ -43,13 +43,15 @@ def meter(truth: dict[str, Any], ceiling: dict[str, Any]) -> str:
             f"| {_share(fast)} |"
         )
     told = truth["conditions"]
+    dates = sorted({row["date"] for row in truth["rows"]})
     lines += [
         "",
-        f"{told['date']}, {told['hardware']}, shared with the server; true TTFT "
+        f"{' and '.join(dates)}, {told['hardware']}, shared with the server; true TTFT "
         f"{told['ttft_ms']} ms and {truth['rows'][0]['itl_ms']:.0f} ms between tokens, "
         f"{told['events']} tokens, {told['rounds']} answers a stream; one run a cell, tools in "
         f"turn; the last column {ceiling['conditions']['events']} tokens. Cells are the errors of "
-        "the mean and of the p99 that a tool reports, in ms; void: the server was late itself.",
+        "the mean and of the p99 that a tool reports, in ms; void: the server was late itself. CPU "
+        "is the client's, from the first request to a quarter of a second after the last event.",
         "",
         "<details><summary>Versions and commands</summary>",
         "",
