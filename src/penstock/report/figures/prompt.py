@@ -42,12 +42,13 @@ def text(pieces: Sequence[Piece], width: int, height: int) -> Chart:
         opacity=alt.condition("datum.kept", alt.value(0.35), alt.value(0.0)),
     )
     words = base.mark_text(align="left", font="monospace", fontSize=_SIZE).encode(
+        x="at:Q",
         text="text:N",
         color=alt.condition("datum.kept", alt.value(look.INK[0]), alt.value(look.MUTED[0])),
         opacity=alt.condition("datum.kept", alt.value(1.0), alt.value(0.55)),
     )
     struck = base.transform_filter("!datum.kept").mark_rule(strokeWidth=1, color=look.WARN[0])
-    layers = alt.layer(shaded, words, struck.encode(x2="to:Q", opacity=alt.value(0.7)))
+    layers = alt.layer(shaded, words, struck.encode(x="at:Q", x2="to:Q", opacity=alt.value(0.7)))
     return look.dressed(layers.properties(width=width, height=height or 15 * lines))
 
 
@@ -65,7 +66,8 @@ def _cells(pieces: Sequence[Piece]) -> Iterator[dict[str, Any]]:
                     "line": line,
                     "from": column,
                     "to": column + len(fits),
-                    "text": fits.replace(" ", "\xa0"),  # a picture drops outer spaces
+                    "at": column + len(fits) - len(fits.lstrip()),  # a picture drops spaces
+                    "text": fits.strip(),
                     "step": step(piece),
                     "kept": piece.kept,
                 }
