@@ -36,10 +36,12 @@ from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
 from penstock.workload import doctests
 
-# A pool of a few prompts, used all over again as a server's is: its memory is there.
+# A pool of a few prompts, used all over again as a server's is: its memory is there. No
+# prompt finds its beginning in it.
+POOL = EngineOptions(kv_tokens=4096, prefix_sharing=False)
 FORMATS = {
-    "bf16": EngineOptions(kv_tokens=4096),
-    "int8 weights, int8 KV": EngineOptions(weights="int8", kv="int8", kv_tokens=4096),
+    "bf16": POOL,
+    "int8 weights, int8 KV": msgspec.structs.replace(POOL, weights="int8", kv="int8"),
 }
 LOADS = {
     "prompt of 1,024": Load(1, 1024, 1),

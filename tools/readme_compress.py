@@ -83,6 +83,72 @@ def one_layer_less(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{result['conditions']['layers']['text']}."])
 
 
+def prompts_that_stop(result: dict[str, Any]) -> str:
+    """Tokens a second of SwiftKV at half depth beside the original, load by load."""
+    rows = [
+        "| alone, unless said | format | original, tokens/s | SwiftKV | in each round |",
+        "|---|---|---|---|---|",
+    ]
+    for form, loads in result["speed"].items():
+        for name, found in loads.items():
+            cells = [_spread(found[which], ",.0f") for which in ("original", "swiftkv")]
+            times = _spread(found["times"], ".2f")
+            rows.append(f"| {name} | {form} | {' | '.join(cells)} | **{times}** × |")
+    told, work = result["conditions"]["speed"], result["arithmetic"]
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"{told['date']}, {told['model']}, random weights, prompts stop behind "
+            f"{work['layers_left']:.0%} of the layers; {told['threads']} threads, medians of "
+            f"{told['rounds']} rounds in turn (least to most); tokens of the answer, or of a "
+            "prompt where the answer is one token. Of a prompt's products "
+            f"{work['prompt_flops_left']:.1%} are left.",
+        ]
+    )
+
+
+def stopped_early(result: dict[str, Any]) -> str:
+    """Loss of the embedded model: converted, then trained."""
+    rows = [
+        "| prompts stop | held-out loss over the original (95 %) | KL, nats | doctests right "
+        "| KV bytes a token |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in result["quality"].items():
+        if found.get("tried"):
+            continue  # short, to choose a rate
+        kept = f"{found['kv_bytes_per_token']:,}" if "kv_bytes_per_token" in found else ""
+        rows.append(
+            f"| {_training(name, found)} | {_lost(found)} | {found['kl_to_original_nats']:.4f} "
+            f"| {found['doctests_right']:.0%} | {kept} |"
+        )
+    told = result["conditions"]["quality"]
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"{told['date']}, embedded model ({told['parameters'] / 1e6:.1f} M parameters), "
+            f"{told['held_out_tokens']:,} held-out tokens, {told['doctests']} doctests; trained on "
+            f"{told['processor']}.",
+        ]
+    )
+
+
+def _training(name: str, found: dict[str, Any]) -> str:
+    if "minutes" not in found:
+        return name
+    what = "only W_q, W_k, W_v behind" if found["light"] else "every weight"
+    minutes = "1 minute" if found["minutes"] == 1 else f"{found['minutes']:g} minutes"
+    how = f"{minutes} distilled, {what}, rate {found['rate']:g}"
+    return f"{name.rpartition(',')[0]}: {how}"
+
+
+def _spread(values: dict[str, float], form: str) -> str:
+    ends = f"{values['min']:{form}}-{values['max']:{form}}"
+    return f"{values['median']:{form}} ({ends})"
+
+
 def _times(rates: list[float], original: list[float]) -> str:
     low, middle, high = rates
     return f"{middle:,.0f} ({low:,.0f}-{high:,.0f}), {middle / original[1]:.2f} ×"

@@ -92,8 +92,10 @@ def rate(llm: LLM, load: Load, seed: int) -> float:
     facts = llm.engine.facts
     room = min(load.prompt, facts.max_model_len - load.output)
     load = msgspec.structs.replace(load, prompt=room)
+    # No load's prompts begin another's, which would be found in the cache.
+    first = seed * 7919 + load.prompt * 1009 + load.sequences * 13
     prompts = [
-        [(seed * 7919 + row * 104_729 + i * 31) % facts.vocab_size for i in range(load.prompt)]
+        [(first + row * 104_729 + i * 31) % facts.vocab_size for i in range(load.prompt)]
         for row in range(load.sequences)
     ]
     params = SamplingParams(temperature=0.0, max_tokens=load.output, ignore_eos=True)
