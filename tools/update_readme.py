@@ -20,7 +20,13 @@ from penstock.record import run as runs
 from penstock.report import png, terminal
 from readme_audit import audited
 from readme_cache import swept, validated
-from readme_compress import one_layer_less, pruning, rounding
+from readme_compress import (
+    one_layer_less,
+    prompts_that_stop,
+    pruning,
+    rounding,
+    stopped_early,
+)
 from readme_meter import meter
 from readme_peers import peers
 from readme_planner import planner
@@ -172,6 +178,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(compressing.read_text(), "compress-quality", rounding(results["compress_quality"]))
     page = fill(page, "compress-pruning", pruning(results["compress_pruning"]))
     page = fill(page, "compress-layers", one_layer_less(results["compress_pruning"]))
+    page = fill(page, "swiftkv-speed", prompts_that_stop(results["swiftkv"]))
+    page = fill(page, "swiftkv-loss", stopped_early(results["swiftkv"]))
     compressing.write_text(page)
     audit = ROOT / "docs/audit.md"
     audit.write_text(fill(audit.read_text(), "validated", audited(results["audit_validate"])))
