@@ -73,7 +73,7 @@ def test_a_pair_that_is_the_same_alone_and_together_is_measured_once(fake, found
 
 def test_curves_run_over_requests_at_once(found):
     curve = next(curve for curve in found.curves if curve.name == "int4")
-    assert [point.requests for point in curve.points] == list(TINY.curve)
+    assert [point.requests for point in curve.points] == [*TINY.curve, TINY.seats]
     assert all(point.ratio.median == pytest.approx(3.0) for point in curve.points)
 
 

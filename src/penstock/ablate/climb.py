@@ -164,7 +164,10 @@ class Climb:
                     name=rung.name,
                     title=rung.title,
                     over=rung.on,
-                    points=[self._point(base, alone, n) for n in self.scale.curve],
+                    points=[
+                        *(self._point(base, alone, n) for n in self.scale.curve),
+                        Point(requests=self.scale.seats, ratio=one.alone.ratio),
+                    ],
                 )
         except Cannot as error:
             one.cannot = str(error)

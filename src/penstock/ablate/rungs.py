@@ -242,7 +242,6 @@ def _weights() -> tuple[Rung, ...]:
             title="K and V in int8",
             exact=False,
             options={"kv": "int8", **native},
-            curve=True,
             claimed=Claim(
                 says="14.9 % more throughput; break-even at 7k tokens of context",
                 source="vLLM 2026, fp8 KV, Llama-3.1-8B on an H100 under load",
@@ -332,7 +331,6 @@ def _prompts() -> tuple[Rung, ...]:
             title="half of each prompt dropped, by a small model's surprise",
             exact=False,
             shortened=True,
-            curve=True,
             claimed=Claim(
                 says="1.6 to 2.9 x end to end at 2 to 5 times fewer tokens; by others at most 18 %",
                 source="Pan et al. 2024 (LLMLingua-2); an independent study of 30,000 queries, "

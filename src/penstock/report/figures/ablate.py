@@ -23,24 +23,26 @@ def waterfall(found: Ablation, width: int, height: int) -> Chart:
     rows = list(_steps(found))
     for row in rows:
         row["title"] = _named(row["title"], width)
-    low, high = (f(min(r["from"], r["to"]) if f is min else max(r["from"], r["to"]) for r in rows)
-                 for f in (min, max))  # fmt: skip
+    ends = [row[end] for row in rows for end in ("from", "to")]
     base = alt.Chart(look.data(rows)).encode(y=_names(rows, "title", width))
-    x = _log("from", low / 1.15, high * 2.2, f"times {BASE}: fp32, KV cache, one request at a time")
-    bars = base.encode(x=x, x2="to:Q", color=_colour())
+    x = _log(
+        "from",
+        min(ends) / 1.15,
+        max(ends) * 2.2,
+        f"times {BASE}: fp32, KV cache, one request at a time",
+    )
+    bars = base.encode(x=x, x2="to:Q", color=_colour(EXACT, LOSSY, OUT))
     kept = bars.transform_filter(f"datum.kind != '{OUT}'").mark_bar(height={"band": 0.6})
     out = bars.transform_filter(f"datum.kind == '{OUT}'").mark_bar(
         height={"band": 0.22}, opacity=0.55
     )
-    ends = base.encode(x=alt.X("most:Q"))
+    labels = base.encode(x=alt.X("most:Q"), text="said:N")
     return look.dress(
         alt.layer(
             _line(1.0),
             kept,
             out,
-            ends.mark_text(align="left", dx=6, fontSize=11, color=look.INK[0]).encode(
-                text="said:N"
-            ),
+            labels.mark_text(align="left", dx=6, fontSize=11, color=look.INK[0]),
             title="gain over the rung before, and in brackets over the base",
         ),
         width,
@@ -52,7 +54,7 @@ def alone(found: Ablation, width: int, height: int) -> Chart | None:
     """Each technique by itself beside the rung it was added to: median and all rounds."""
     rows = [
         {
-            "title": f"{_named(one.title, width)}",
+            "title": _named(one.title, width),
             "x": one.alone.ratio.median,
             "low": one.alone.ratio.low,
             "high": one.alone.ratio.high,
@@ -65,16 +67,18 @@ def alone(found: Ablation, width: int, height: int) -> Chart | None:
     if not rows:
         return None
     low, high = min(r["low"] for r in rows), max(r["high"] for r in rows)
-    base = alt.Chart(look.data(rows)).encode(y=_names(rows, "title", width), color=_colour())
+    base = alt.Chart(look.data(rows)).encode(
+        y=_names(rows, "title", width), color=_colour(EXACT, LOSSY)
+    )
     x = _log("x", low / 1.15, high * 2.6, "tokens/s, times those of the rung it was added to")
     return look.dress(
         alt.layer(
             _line(1.0),
-            base.mark_rule(strokeWidth=2).encode(x=x.copy(), x2="high:Q").encode(x="low:Q"),
+            base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q"),
             base.mark_circle(size=60, opacity=1).encode(x=x),
-            base.mark_text(align="left", dx=8, fontSize=11)
-            .encode(x=alt.X("high:Q"), text="said:N")
-            .encode(color=alt.value(look.INK[0])),
+            base.mark_text(align="left", dx=8, fontSize=11).encode(
+                x=alt.X("high:Q"), text="said:N", color=alt.value(look.INK[0])
+            ),
             title="median of the rounds, and the range of all",
         ),
         width,
@@ -190,11 +194,16 @@ def _line(at: float) -> alt.Chart:
     return rule.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color=look.MUTED[0]).encode(x="at:Q")
 
 
-def _colour() -> alt.Color:
+def _colour(*kinds: str) -> alt.Color:
     return alt.Color(
         "kind:N",
-        scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())),
+        scale=alt.Scale(domain=list(kinds), range=[_COLOURS[kind] for kind in kinds]),
         legend=alt.Legend(
-            title=None, orient="bottom", labelLimit=0, labelColor=look.MUTED[0], symbolType="square"
+            title=None,
+            orient="bottom",
+            symbolOpacity=1,
+            labelLimit=0,
+            labelColor=look.MUTED[0],
+            symbolType="square",
         ),
     )

@@ -65,9 +65,9 @@ def flags(found: Launched, width: int, height: int) -> Chart | None:
             rule.encode(x=x),
             base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q"), x2="high:Q"),
             base.mark_circle(size=60, opacity=1).encode(x=x),
-            base.mark_text(dy=-9, fontSize=11, color=look.INK[0])
-            .encode(x=x, text="said:N")
-            .encode(color=alt.value(look.INK[0])),
+            base.mark_text(dy=-9, fontSize=11).encode(
+                x=x, text="said:N", color=alt.value(look.INK[0])
+            ),
             title="geometric mean over rounds, 95 % interval",
         ),
         width,
