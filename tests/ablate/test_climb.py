@@ -117,6 +117,19 @@ def test_a_rung_that_cannot_be_had_says_why_and_the_rest_goes_on(fake, tmp_path,
     assert found.rungs[-1].together is not None
 
 
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        (("int5",), "no such rung"),
+        (("continuous",), "measured on continuous"),
+        (tuple(rung.name for rung in ladder(TINY, None)[1:]), "cannot be left out"),
+    ],
+)
+def test_a_rung_that_others_stand_on_stays(fake, tmp_path, without, says):  # noqa: F811
+    with pytest.raises(ValueError, match=says):
+        ablate(Plan(model="embedded", scale=TINY, without=without), tmp_path, price=1.0)
+
+
 def test_gains_are_counted_from_the_base(found):
     base = next(rung for rung in found.rungs if rung.name == BASE)
     assert base.together.gain == 1.0

@@ -46,7 +46,7 @@ CURVE_ROUNDS = 2
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is ablated. `only` are names of rungs, those below which others stand apart."""
+    """What is ablated, `without` the rungs of these names."""
 
     model: str
     scale: Scale
@@ -79,8 +79,7 @@ def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwat
     model = parts.model(plan.model)
     store = Store(directory / "ablate.jsonl", plan)
     tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
-    rungs = ladder(plan.scale, parts.draft(plan.model))
-    rungs = tuple(rung for rung in rungs if rung.name not in plan.without)
+    rungs = _chosen(ladder(plan.scale, parts.draft(plan.model)), plan.without)
     with Crew(plan.model, Load(plan.scale, tokenizer), parts) as crew:
         climb = Climb(rungs, plan.scale, crew, store, progress)
         climbed = climb.up()
@@ -98,6 +97,20 @@ def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwat
         conditions=_conditions(plan, price, judge.model),
         notes=list(_notes(plan, climbed)),
     )
+
+
+def _chosen(rungs: Sequence[Rung], without: Sequence[str]) -> list[Rung]:
+    """The rungs but some. Raises `ValueError` for one that is none, or that others stand on."""
+    names = [rung.name for rung in rungs]
+    if unknown := [name for name in without if name not in names]:
+        raise ValueError(f"{', '.join(unknown)}: no such rung; there are {', '.join(names)}.")
+    left = [rung for rung in rungs if rung.name not in without]
+    for rung in left:
+        if rung is not rungs[0] and rung.on in without:
+            raise ValueError(f"{rung.name} is measured on {rung.on}: leave both out, or neither.")
+    if not {rungs[0].name, BASE} <= {rung.name for rung in left}:
+        raise ValueError(f"{rungs[0].name} and {BASE} cannot be left out: gains are over them.")
+    return left
 
 
 class Climb:
