@@ -32,6 +32,7 @@ from readme_peers import peers
 from readme_planner import planner
 from readme_prediction import kernels as efficiencies
 from readme_prediction import predicted, simulated
+from readme_prompts import breakeven, picture, worth
 from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
 from readme_speculation import accepted
@@ -196,6 +197,13 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     caches.write_text(fill(page, "validated", validated(results["cache_validate"])))
     guesses = ROOT / "docs/speculation.md"
     guesses.write_text(fill(guesses.read_text(), "accepted", accepted(results["speculation"])))
+    shorter = ROOT / "docs/prompt_compression.md"
+    page = fill(shorter.read_text(), "prompt-breakeven", breakeven(results["prompt_speed"]))
+    if (lost := results.get("prompt_quality")) is not None:
+        for case in ("continuation", "recall"):
+            page = fill(page, f"prompt-{case}", worth(lost, case))
+        picture(lost, ROOT / "docs/images/prompt_compression.png")
+    shorter.write_text(page)
     fleets = ROOT / "docs/simulator.md"
     page = fill(fleets.read_text(), "speed", speed(results["simulate_speed"]))
     page = fill(page, "routing", routing(results["routing_study"]))
