@@ -44,7 +44,12 @@ class StepBatch:
     logit_rows: Tensor  # int64 [L], rows whose logits are wanted, ascending
 
     def wanted(self) -> StepBatch:
-        """The rows whose logits are wanted, as a batch of their own: decodes, then runs of rows."""
+        """The rows whose logits are wanted, as a batch of their own: decodes, then runs of rows.
+
+        This one, where those are all.
+        """
+        if len(self.logit_rows) == len(self.tokens):
+            return self
         rows = self.logit_rows.tolist()
         decodes = bisect_left(rows, self.decodes)
         some = self.logit_rows[:decodes]

@@ -134,7 +134,8 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             if index == full:
                 source, x = x, x.index_select(0, batch.logit_rows)
-                step = self._step(batch.wanted(), kv)
+                if (wanted := batch.wanted()) is not batch:
+                    step = self._step(wanted, kv)
             h = layer.qkv(x)
             if layer.kv is not None:
                 every.store(layer, layer.kv(source), kv.layer(index))
