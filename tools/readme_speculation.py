@@ -30,3 +30,32 @@ def accepted(result: dict[str, Any]) -> str:
         "whose predecessors came true."
     )
     return "\n".join(lines)
+
+
+def replayed(result: dict[str, Any]) -> str:
+    """What the greedy acceptance is worth at a real size."""
+    told = result["replayed"]
+    rows, conditions = told["rows"], told["conditions"]
+    modes = list(rows[0]["speedup"])
+    lines = [
+        f"| at once | tok/s without | {' | '.join(modes)} |",
+        f"|---|---|{'---|' * len(modes)}",
+    ]
+    for row in rows:
+        ratios = [row["speedup"][mode] for mode in modes]
+        each = [f"{r['ratio']:.2f} ({r['low95']:.2f}-{r['high95']:.2f})" for r in ratios]
+        plain = row["plain_tokens_per_s"]["median"]
+        lines.append(f"| {row['batch']} | {plain:,.0f} | {' | '.join(each)} |")
+    times = ", ".join(
+        f"{target:.0f} and {draft:.1f} ms at {n}" for n, (target, draft) in told["step_ms"].items()
+    )
+    lines.append("")
+    lines.append(
+        f"Speed over no guesses, *replayed* acceptance: {conditions['date']}, shape "
+        f"{conditions['model']} with {conditions['draft']}, random weights, "
+        f"{conditions['weights']} weights, KV int8, threads: {conditions['threads']}, "
+        f"{conditions['processor']}, offline, {conditions['prompt']} tokens in, "
+        f"{conditions['output']} out; geometric mean of interleaved pairs and its 95 % interval. "
+        f"A step of the model and one of its draft, by rows: {times}."
+    )
+    return "\n".join(lines)

@@ -28,6 +28,7 @@ from readme_compress import (
     stopped_early,
 )
 from readme_meter import meter
+from readme_overlap import overlapped
 from readme_peers import peers
 from readme_planner import planner
 from readme_prediction import kernels as efficiencies
@@ -35,7 +36,7 @@ from readme_prediction import predicted, simulated
 from readme_prompts import breakeven, picture, worth
 from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
-from readme_speculation import accepted
+from readme_speculation import accepted, replayed
 
 ROOT = Path(__file__).parent.parent
 
@@ -174,7 +175,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     text = fill(text, "overhead", overhead(results["host_overhead"], results["scheduler_speed"]))
     (ROOT / "README.md").write_text(text)
     kernels = ROOT / "docs/kernels.md"
-    kernels.write_text(fill(kernels.read_text(), "quality", quality(results["format_quality"])))
+    page = fill(kernels.read_text(), "quality", quality(results["format_quality"]))
+    kernels.write_text(fill(page, "overlap", overlapped(results["overlap"])))
     compressing = ROOT / "docs/compress.md"
     page = fill(compressing.read_text(), "compress-quality", rounding(results["compress_quality"]))
     page = fill(page, "compress-pruning", pruning(results["compress_pruning"]))
@@ -196,7 +198,8 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(page, "agentic", swept(results["cache_agentic"]))
     caches.write_text(fill(page, "validated", validated(results["cache_validate"])))
     guesses = ROOT / "docs/speculation.md"
-    guesses.write_text(fill(guesses.read_text(), "accepted", accepted(results["speculation"])))
+    page = fill(guesses.read_text(), "accepted", accepted(results["speculation"]))
+    guesses.write_text(fill(page, "replayed", replayed(results["speculation"])))
     shorter = ROOT / "docs/prompt_compression.md"
     page = fill(shorter.read_text(), "prompt-breakeven", breakeven(results["prompt_speed"]))
     if (lost := results.get("prompt_quality")) is not None:

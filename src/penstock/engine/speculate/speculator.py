@@ -16,6 +16,9 @@ from penstock.schedule import Sequence
 # come true by now.
 TRIAL_SHARE = 0.005
 
+# Steps in which nobody is asked once no guess on offer was worth its while, at most.
+MOST_RESTS = 15
+
 
 @dataclass(slots=True)
 class Tally:
@@ -42,6 +45,8 @@ class Speculator:
         self._rates = Rates()
         self._kinds: dict[Sequence, list[Hashable]] = {}  # of the guesses on offer
         self._untried = 0.0  # seconds of steps in which no guess was worth its while
+        self._rest = self._rests = 0  # steps in which nobody is asked: yet to come, and at a time
+        self._rows = 0  # of the step that was found not to pay
         self._pays: dict[int, bool] = {}  # by rows
 
     def ask(
@@ -50,7 +55,7 @@ class Speculator:
         """How many guesses to make for whom. `pending` prompt tokens are in the step too."""
         self._kinds = {}
         rows = len(decoding) + pending
-        if self._fixed is None and not self._may_pay(rows):
+        if self._fixed is None and (not self._may_pay(rows) or self._resting(rows)):
             return {}
         for sequence in decoding:
             generation = generations[sequence]
@@ -64,7 +69,20 @@ class Speculator:
             sequence: list(accumulate((self._rates.chance(sequence, k) for k in kinds), mul))
             for sequence, kinds in self._kinds.items()
         }
-        return lengths(survival, rows, self.step, self.drafter.seconds) or self._trial(rows)
+        if chosen := lengths(survival, rows, self.step, self.drafter.seconds):
+            self._rests = 0
+            return chosen
+        self._rest = self._rests = min(2 * self._rests + 1, MOST_RESTS)
+        self._rows = rows
+        return self._trial(rows)
+
+    def _resting(self, rows: int) -> bool:
+        """Whether guesses just did not pay, in no larger a step: asking takes time too."""
+        if not self._rest or rows < self._rows:
+            return False
+        self._rest -= 1
+        self._untried += self.step(rows)
+        return True
 
     def _may_pay(self, rows: int) -> bool:
         """Whether guesses would pay in a step of so many rows if all of them came true."""
