@@ -52,7 +52,7 @@ def waterfall(found: Ablation, width: int, height: int) -> Chart:
 
 def alone(found: Ablation, width: int, height: int) -> Chart | None:
     """Each technique by itself beside the rung it was added to: median and all rounds."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "title": _named(one.title, width),
             "x": one.alone.ratio.median,
@@ -191,7 +191,8 @@ def _log(key: str, low: float, high: float, title: str) -> alt.X:
 
 def _line(at: float) -> alt.Chart:
     rule = alt.Chart(look.data([{"at": at}]))
-    return rule.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color=look.MUTED[0]).encode(x="at:Q")
+    line: alt.Chart = rule.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color=look.MUTED[0])
+    return line.encode(x="at:Q")
 
 
 def _colour(*kinds: str) -> alt.Color:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
 from penstock.ablate.launch import Launched
@@ -27,7 +29,7 @@ def kind(metric: str, ratio: float, differs: bool) -> str:
 
 def flags(found: Launched, width: int, height: int) -> Chart | None:
     """Each flag's ratios with their intervals, metric by metric."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": f"{one.flag}: {NAMES[d.metric]}",
             "x": d.ratio,
