@@ -15,6 +15,7 @@ from penstock.cli.options import asking, content, judging, load, output
 # Options of `bench` that a simulation by itself has no use for.
 _IDLE = """
     price interleave repeats max_tokens_total prompts salt workers rules tasks few_shot temperature
+    compress_prompts compress_model
 """
 _REST: dict[str, Any] = dict.fromkeys(_IDLE.split()) | {
     "sweep": False,
