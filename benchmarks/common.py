@@ -64,7 +64,7 @@ def requests(
         GenerateRequest(
             id=f"{seed}-{i}",
             prompt=[rng.randrange(engine.facts.vocab_size) for _ in range(prompt)],
-            params=SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True),
+            params=SamplingParams(temperature=0.0, seed=i, max_tokens=length, ignore_eos=True),
         )
         for i, length in enumerate(lengths)
     ]

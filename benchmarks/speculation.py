@@ -17,9 +17,8 @@ before. What was learnt of guesses is kept from round to round, as a server keep
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,102 +29,24 @@ from rich.progress import track
 from scipy import stats
 
 from benchmarks.common import arguments, conditions, publish, requests, spread
+from penstock.ablate.replay import MOST, Recorder, Replay, Step
 from penstock.compress.corpus import held_out
 from penstock.engine.engine import Engine
-from penstock.engine.generation import Generation
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions, Speculate
 from penstock.engine.request import SamplingParams
-from penstock.engine.speculate.drafter import Drafter, Generations
 from penstock.engine.speculate.speculator import Speculator
-from penstock.schedule import Sequence
 
 SOURCES: tuple[Speculate, ...] = ("lookup", "suffix", "draft")
 PROMPT, OUTPUT, TEXTS = 256, 64, 128  # of the acceptance runs, in tokens and texts
-MOST = {"lookup": 16, "suffix": 16, "draft": 8}
-
-Step = tuple[tuple[Hashable, ...], int]  # the kinds on offer, and how many came true
-
-
-class Recorder:
-    """Notes what a drafter offers in each step, and how much of it came true."""
-
-    def __init__(self, inner: Drafter) -> None:
-        self._inner = inner
-        self.most = inner.most
-        self.steps: list[Step] = []
-        self._offered: dict[Sequence, tuple[Hashable, ...]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def offer(self, sequence: Sequence, generation: Generation) -> list[Hashable]:
-        """As the drafter's own."""
-        kinds = self._inner.offer(sequence, generation)
-        if not kinds:
-            self.steps.append(((), 0))
-        self._offered[sequence] = tuple(kinds)
-        return kinds
-
-    def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
-        """As the drafter's own."""
-        self.steps.append((self._offered[sequence], right))
-        self._inner.learn(sequence, generation, right)
-
-
-class Replay:
-    """Offers what was recorded, and lets as much of it come true.
-
-    `truths` are the texts that the model says anyway, by request. Where there is
-    an inner drafter, a draft model, it does its work; its guesses are overwritten.
-    """
-
-    def __init__(
-        self, inner: Drafter | None, steps: list[Step], truths: dict[str, list[int]]
-    ) -> None:
-        self._inner = inner
-        self._steps = steps
-        self._truths = truths
-        self._rng = random.Random(0)
-        self._now: dict[Sequence, Step] = {}
-        self.most = 16
-
-    def offer(self, sequence: Sequence, generation: Generation) -> list[Hashable]:
-        """The offer of some recorded step."""
-        self._now[sequence] = step = self._rng.choice(self._steps)
-        return list(step[0])
-
-    def guess(self, counts: Mapping[Sequence, int], generations: Generations) -> None:
-        """As many right guesses as the recorded step had, then wrong ones."""
-        if self._inner is not None:
-            self._inner.guess(counts, generations)
-        for sequence, count in counts.items():
-            generation = generations[sequence]
-            at = len(generation.tokens)
-            truth = self._truths[generation.request.id][at : at + count]
-            right = min(self._now[sequence][1], count)
-            generation.guess = [t if i < right else t ^ 1 for i, t in enumerate(truth)]
-
-    def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
-        """As the inner drafter's."""
-        if self._inner is not None:
-            self._inner.learn(sequence, generation, right)
-
-    def ended(self, sequence: Sequence, generation: Generation) -> None:
-        """As the inner drafter's."""
-        if self._inner is not None:
-            self._inner.ended(sequence, generation)
-
-    def seconds(self, rows: int) -> float:
-        """As the inner drafter's."""
-        return 0.0 if self._inner is None else self._inner.seconds(rows)
 
 
 def acceptance(source: Speculate, temperature: float) -> tuple[dict[str, Any], list[Step]]:
     """Guess as much as there is to guess, on held-out code; what came true."""
     options = EngineOptions(max_running=8, speculate=source, draft_tokens=MOST[source])
     llm = LLM("embedded", options)
-    recorder = llm.engine.speculator.drafter = Recorder(llm.engine.speculator.drafter)  # type: ignore[union-attr]
+    assert llm.engine.speculator is not None
+    llm.engine.speculator.drafter = recorder = Recorder(llm.engine.speculator.drafter)
     rows = held_out(llm.tokenizer.encode, PROMPT - 1, TEXTS).tolist()
     llm.generate(
         rows,
@@ -173,7 +94,7 @@ class Bench:
         assert self.engine.speculator is not None
         self.draft_model = self.engine.speculator.drafter
         self.step = self.engine.speculator.step  # seconds by rows
-        self.truths: dict[str, list[int]] = {}
+        self.truths: dict[tuple[tuple[int, ...], int], list[int]] = {}  # by prompt and seed
 
     def run(self, batch: int, output: int, speculator: Speculator | None) -> float:
         """Output tokens per second of `batch` requests side by side, once all are prefilled.
@@ -182,7 +103,7 @@ class Bench:
         """
         engine = self.engine
         work = requests(engine, [output] * batch, prompt=32, seed=batch)
-        said = {request.id: list(request.prompt) for request in work}
+        texts = {request.id: list(request.prompt) for request in work}
         started, before = 0.0, 0
         with guessing(engine, speculator):
             for request in work:
@@ -191,11 +112,12 @@ class Bench:
                 if not started and not engine.scheduler.pending:
                     started, before = time.perf_counter(), engine.stats().output_tokens
                 for delta in engine.step():
-                    said[delta.request_id] += delta.token_ids
+                    texts[delta.request_id] += delta.token_ids
             seconds = time.perf_counter() - started
-        for name, text in said.items():
-            if self.truths.setdefault(name, text) != text:
-                raise RuntimeError(f"request {name} said something else with guesses.")
+        for request in work:
+            key = tuple(request.prompt), request.params.seed or 0
+            if self.truths.setdefault(key, texts[request.id]) != texts[request.id]:
+                raise RuntimeError(f"request {request.id} said something else with guesses.")
         return (engine.stats().output_tokens - before) / seconds
 
 
@@ -236,16 +158,16 @@ def main() -> None:
     options = EngineOptions(weights=given.weights, kv="int8", max_running=32, kv_tokens=32 * 512)
     bench = Bench(given.shape, given.draft_shape, options)
     draft = measured["draft"][1]
-    modes: dict[str, tuple[Drafter, int | None]] = {
-        "draft model": (Replay(bench.draft_model, draft, bench.truths), None),
-        "lookup": (Replay(None, measured["lookup"][1], bench.truths), None),
-        "suffix": (Replay(None, measured["suffix"][1], bench.truths), None),
+    modes: dict[str, tuple[Replay, int | None]] = {
+        "draft model": (Replay(bench.draft_model, draft), None),
+        "lookup": (Replay(None, measured["lookup"][1]), None),
+        "suffix": (Replay(None, measured["suffix"][1]), None),
         "hostile, draft model": (
-            Replay(bench.draft_model, [(kinds, 0) for kinds, _ in draft], bench.truths), None),
-        "hostile, text": (Replay(None, [((8,) * 16, 0)], bench.truths), None),
+            Replay(bench.draft_model, [(kinds, 0) for kinds, _ in draft]), None),
+        "hostile, text": (Replay(None, [((8,) * 16, 0)]), None),
         **{
             f"draft model, always {count}": (
-                Replay(bench.draft_model, draft, bench.truths), int(count))
+                Replay(bench.draft_model, draft), int(count))
             for count in given.fixed.split(",")
         },
     }  # fmt: skip
@@ -254,8 +176,10 @@ def main() -> None:
         bench.run(batch, given.output, None)  # warms up, and tells the texts
         pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
         speculators = {
-            name: Speculator(drafter, bench.step, fixed) for name, (drafter, fixed) in modes.items()
+            name: Speculator(replay, bench.step, fixed) for name, (replay, fixed) in modes.items()
         }
+        for replay, _ in modes.values():
+            replay.truths = bench.truths
         plain_speeds = []
         for _ in track(range(given.rounds), f"{batch} at once"):
             for place, (name, speculator) in enumerate(speculators.items()):

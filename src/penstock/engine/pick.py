@@ -10,7 +10,8 @@ from torch import Tensor
 from penstock.engine.beam import BeamSearch
 from penstock.engine.generation import Generation
 from penstock.engine.guided import Guided
-from penstock.engine.sampling import Draw, SamplingRows, sample
+from penstock.engine.model.decoder import Kernels
+from penstock.engine.sampling import SamplingRows, sample
 from penstock.engine.scores import score
 from penstock.engine.shaping import shape
 
@@ -20,7 +21,7 @@ def pick(
     sampling: SamplingRows,
     owners: list[tuple[int, Generation]],
     guided: Guided,
-    draw: Draw,
+    kernels: Kernels,
 ) -> list[int]:
     """Append to each owner's `tokens` what it takes; return how many that are, for each.
 
@@ -35,7 +36,7 @@ def pick(
     """
     asking = [(row, owner) for row, owner in owners if not owner.plain]
     choose = _one_by_one if any(owner.guess for _, owner in asking) else _choose
-    tokens = choose(logits, sampling, asking, guided, draw)
+    tokens = choose(logits, sampling, asking, guided, kernels)
     drawn = tokens.tolist()
     taken = []
     for row, owner in owners:
@@ -61,7 +62,7 @@ def _one_by_one(
     sampling: SamplingRows,
     asking: list[tuple[int, Generation]],
     guided: Guided,
-    draw: Draw,
+    kernels: Kernels,
 ) -> NDArray[np.int64]:
     """As `_choose`, where what a row asks for depends on the token before it.
 
@@ -72,7 +73,7 @@ def _one_by_one(
     rows = np.array([row + i for row, owner in later for i in range(1, len(owner.guess) + 1)])
     kept = logits[torch.from_numpy(rows).to(logits.device)]  # drawing may overwrite them
     place = {int(row): i for i, row in enumerate(rows)}
-    tokens = _choose(logits, sampling, asking, guided, draw)
+    tokens = _choose(logits, sampling, asking, guided, kernels)
     tokens[rows] = -1
     depth = 0
     while later := [
@@ -91,7 +92,7 @@ def _one_by_one(
             sampling.take(at),
             again,
             Guided(guided.grammars, again),
-            draw,
+            kernels,
         )
     return tokens
 
@@ -101,7 +102,7 @@ def _choose(
     sampling: SamplingRows,
     asking: list[tuple[int, Generation]],
     guided: Guided,
-    draw: Draw,
+    kernels: Kernels,
 ) -> NDArray[np.int64]:
     """Choose a token for each row of `logits`.
 
@@ -109,14 +110,14 @@ def _choose(
     logits, takes a step of their search, notes their log probabilities.
     """
     if not asking:
-        return sample(logits, sampling, draw).numpy(force=True)
+        return sample(logits, sampling, kernels.draw).numpy(force=True)
     noted = [(row, g) for row, g in asking if g.logprobs is not None]
     plainly = logits[[row for row, _ in noted]]  # a copy, before it is shaped
     shaped = [(row, g.shaping) for row, g in asking if g.shaping is not None]
     if shaped:
         shape(logits, shaped)
     guided.mask(logits)
-    tokens = sample(logits, sampling, draw).numpy(force=True)
+    tokens = sample(logits, sampling, kernels.draw).numpy(force=True)
     guided.accept(tokens)
     searches: dict[BeamSearch, list[tuple[int, Generation]]] = {}
     for row, generation in asking:
@@ -126,7 +127,7 @@ def _choose(
         _search(search, sorted(beams, key=lambda beam: beam[1].index), logits, tokens)
     if noted:
         tops = [g.request.params.logprobs or 0 for _, g in noted]
-        views = score(plainly, tokens[[row for row, _ in noted]].tolist(), tops)
+        views = score(plainly, tokens[[row for row, _ in noted]].tolist(), tops, kernels.rate)
         for (_, generation), view in zip(noted, views, strict=True):
             assert generation.logprobs is not None
             generation.logprobs.append(view)

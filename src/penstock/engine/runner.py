@@ -113,8 +113,7 @@ class Runner:
         computed = time.perf_counter()
         if scored:
             logits = self._score_prompts(logits, scored)
-        draw = self.decoder.kernels.draw
-        taken = pick(logits, parameters, owners, guided, draw)
+        taken = pick(logits, parameters, owners, guided, self.decoder.kernels)
         sampled = time.perf_counter()
         rows = np.array([g.row for _, g in sampling], np.int64)
         tables.computed[rows] += np.array(taken, np.int64)
@@ -138,7 +137,8 @@ class Runner:
             following = generation.request.prompt[len(known) : len(known) + len(rows)]
             top = generation.request.params.prompt_logprobs or 0
             some = slice(rows.start, rows.stop)
-            known += score(logits[some], following, [top] * len(following))
+            tops, rate = [top] * len(following), self.decoder.kernels.rate
+            known += score(logits[some], following, tops, rate)
             sampled[some] = False
         return logits[sampled.to(logits.device)]
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from penstock.engine.kernels.native import library
 from penstock.engine.request import TokenLogprob
 
+# Log probability, fp32 [R], and rank, int64 [R], of each row's token: of fp32 logits
+# [R, vocab] and int64 tokens [R].
+Rate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-def score(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+
+def score(
+    logits: Tensor, tokens: Sequence[int], tops: Sequence[int], rate: Rate
+) -> list[TokenLogprob]:
     """Rate each row's token under fp32 `logits` [R, vocab], and list its `tops` likeliest ones.
 
     The rank of a token is one more than the number of likelier ones.
     """
     chosen = torch.tensor(tokens, device=logits.device)
-    native = logits.device.type == "cpu" and logits.is_contiguous() and _compiled()
-    logprobs, ranks = (rate_natively if native else rate)(logits, chosen)
+    logprobs, ranks = rate(logits, chosen)
     likeliest = [list[tuple[int, float]]()] * len(tokens)
     if most := max(tops):
         # The normalizer is what a token's log probability lacks of its logit.
@@ -37,31 +40,8 @@ def score(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[To
     ]
 
 
-def rate(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def rate_plainly(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Log probability, fp32 [R], and rank, int64 [R], of each row's token."""
     logprobs = logits.log_softmax(-1)
     chosen = logprobs.gather(1, tokens[:, None])
     return chosen[:, 0], (logprobs > chosen).sum(-1) + 1
-
-
-def rate_natively(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """As `rate`, of contiguous logits on the CPU, in two passes over a row that stays in cache.
-
-    PyTorch's operations write and read whole matrices in between: of a vocabulary of
-    152,000 they take 1.2 ms a row.
-    """
-    logprobs = torch.empty(len(logits), dtype=torch.float32)
-    ranks = torch.empty(len(logits), dtype=torch.int64)
-    pointers = (tensor.data_ptr() for tensor in (tokens, logprobs, ranks))
-    library.library().penstock_score(logits.data_ptr(), *logits.shape, *pointers)
-    return logprobs, ranks
-
-
-@functools.cache
-def _compiled() -> bool:
-    """Whether there are kernels in C here."""
-    try:
-        library.library()
-    except library.NotHere:
-        return False
-    return True

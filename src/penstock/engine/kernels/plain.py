@@ -15,6 +15,7 @@ from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.layer import Layer
 from penstock.engine.sampling import Draw, draw_plainly
+from penstock.engine.scores import Rate, rate_plainly
 
 Angles = tuple[Tensor, Tensor]  # cos and sin, each [T, 1, head_dim]
 
@@ -98,6 +99,7 @@ class PlainKernels:
         self.stream = dtype
         self.pages: Storage = Int8Pages if kv == "int8" else PlainPages
         self.draw: Draw = draw_plainly
+        self.rate: Rate = rate_plainly
         self.weights = weights
 
     def threads(self, count: int) -> None:

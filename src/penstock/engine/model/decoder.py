@@ -15,6 +15,7 @@ from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.layer import Layer
 from penstock.engine.sampling import Draw
+from penstock.engine.scores import Rate
 
 
 class Step(Protocol):
@@ -60,6 +61,10 @@ class Kernels(Protocol):
     @property
     def draw(self) -> Draw:
         """Chooses tokens: see `sampling.draw_plainly`."""
+
+    @property
+    def rate(self) -> Rate:
+        """Says how likely tokens were: see `scores.rate_plainly`."""
 
     def step(
         self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]

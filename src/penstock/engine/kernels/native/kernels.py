@@ -76,6 +76,24 @@ class NativeKernels:
         )
         return tokens
 
+    def rate(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `scores.rate_plainly`, in two passes over a row that stays in cache.
+
+        PyTorch's operations write and read whole matrices in between: of a vocabulary of
+        152,000 they take 1.2 ms a row.
+        """
+        logits = logits.contiguous()
+        logprobs = torch.empty(len(logits), dtype=torch.float32)
+        ranks = torch.empty(len(logits), dtype=torch.int64)
+        library.library().penstock_score(
+            logits.data_ptr(),
+            *logits.shape,
+            tokens.data_ptr(),
+            logprobs.data_ptr(),
+            ranks.data_ptr(),
+        )
+        return logprobs, ranks
+
     def step(
         self, batch: StepBatch, config: ModelConfig, page_size: int, frequencies: dict[int, Tensor]
     ) -> NativeStep:
