@@ -45,7 +45,7 @@ def test_abort_in_the_step_after_its_prefill() -> None:
     assert world.step()
     plan = world.schedule()
     assert plan is not None
-    stopped, _ = world.compute(plan)
+    stopped, *_ = world.compute(plan)
     world.scheduler.abort("gone")
     world.scheduler.abort("gone")
     world.scheduler.apply(plan, stopped)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.schedule import Policy, RequestRefused, Scheduler
+from penstock.schedule import Policy, RequestRefused, Scheduler, Sequence
+from penstock.schedule.budget import Budget
 from penstock.schedule.pool import Pool
 from penstock.schedule.sharing import Sharing
 from tests.schedule.world import World
@@ -18,9 +20,12 @@ from tests.schedule.world import World
 def policies(draw: st.DrawFn, page_size: int) -> Policy:
     max_running = draw(st.integers(1, 8))
     kv_cache = draw(st.sampled_from([True, True, True, False]))
+    budget = draw(st.sampled_from([None, None, 2, 3, 7, 20])) if kv_cache else None
     return Policy(
         max_running=max_running,
-        max_step_tokens=max_running + page_size + draw(st.integers(0, 40)),
+        max_step_tokens=max_running + page_size + draw(st.integers(0, 40)) + (31 if budget else 0),
+        kv_budget=budget and budget * page_size,
+        kv_keep=draw(st.sampled_from(["streaming", "snapkv", "recent", "random"])),
         admit=draw(st.sampled_from(["chunk", "known", "limit"])),
         reserve=draw(st.sampled_from([0.0, 0.01, 0.3])),
         chunked_prefill=draw(st.booleans()),
@@ -37,6 +42,7 @@ def group_fits(world: World, width: int, limit: int) -> bool:
     policy, pages = world.scheduler.policy, -(-(limit - 1) // world.page_size)
     fits = (
         policy.kv_cache
+        and limit - 1 <= (policy.kv_budget or limit)
         and width <= policy.max_running
         and width * pages <= world.scheduler.pool.total
     )
@@ -51,6 +57,7 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
     rng = random.Random(seed)
     world = World(policy, pages, page_size, random.Random(seed) if seed % 3 else None)
     stems = [[rng.randrange(1, 50) for _ in range(rng.randrange(1, 40))] for _ in range(3)]
+    held = pages * page_size + 1  # what the pool can hold of one
     capacity = world.scheduler.capacity()
     pending = requests
     for _ in range(requests * 400):
@@ -59,9 +66,9 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
             stem = rng.choice(stems)
             prompt = stem[: rng.randrange(1, len(stem) + 1)]
             prompt = prompt + [rng.randrange(1, 50) for _ in range(rng.randrange(0, 12))]
-            prompt = prompt[: max(1, capacity - 1)]
+            prompt = prompt[: max(1, held - 1)]
             room = capacity - len(prompt)
-            limit = rng.randrange(1, min(30, room) + 1)
+            limit = rng.randrange(1, min(30 if policy.kv_budget is None else 60, room) + 1)
             width = rng.choice([1, 1, 1, 2, 3])
             if width == 1 or not group_fits(world, width, len(prompt) + limit):
                 world.add(f"r{pending}", prompt, limit, rng.randrange(2))
@@ -71,11 +78,11 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
             world.scheduler.abort(f"r{rng.randrange(requests)}")
         plan = world.schedule()
         if plan is not None:
-            stopped, came_true = world.compute(plan)
+            computed = world.compute(plan)
             if rng.random() < 0.04:  # between schedule and apply, pages in flight
                 world.scheduler.abort(f"r{rng.randrange(requests)}")
                 world.scheduler.abort(f"r{rng.randrange(requests)}.0")
-            world.scheduler.apply(plan, stopped, came_true)
+            world.scheduler.apply(plan, *computed)
             world.branch(rng)
         else:
             scheduler = world.scheduler
@@ -105,6 +112,14 @@ def test_thousands_of_steps_in_a_tiny_pool() -> None:
     assert world.branched > 40
     assert world.came_true > 300
     assert any(s.peers and s.preemptions for s in world.sequences.values())
+
+
+def test_thousands_of_steps_within_a_budget() -> None:
+    policy = Policy(max_running=6, max_step_tokens=48, kv_budget=16, kv_keep="snapkv")
+    world = live(policy, 14, 4, seed=7, requests=200)
+    assert world.scheduler.dropped_tokens > 1_000
+    assert world.scheduler.preemptions > 10
+    assert world.came_true > 300
 
 
 def faulty_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +196,36 @@ def branch_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sharing, "branch", borrows)
 
 
+def gap_offered_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    trim = Budget.trim
+
+    def forgetful(self: Budget, sequence, attended) -> int:
+        indexed, dropped = sequence.indexed, trim(self, sequence, attended)
+        sequence.indexed = indexed
+        return dropped
+
+    monkeypatch.setattr(Budget, "trim", forgetful)
+
+
+def chunk_over_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Budget, "chunk_end", lambda self, sequence, end: end)
+
+
+def end_of_the_prompt_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequence, "adoptable", property(lambda self: self.target - 1))
+
+
+@pytest.mark.parametrize(
+    "fault", [gap_offered_to_others, chunk_over_a_cut, end_of_the_prompt_adopted, faulty_release]
+)
+def test_planted_faults_of_budgets_are_caught(fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch)
+    policy = Policy(max_running=6, max_step_tokens=48, kv_budget=16, kv_keep="snapkv")
+    with pytest.raises((AssertionError, RuntimeError, KeyError)):
+        for seed in range(40):
+            live(policy, 14, 4, seed, requests=12)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -201,13 +246,16 @@ def test_planted_faults_are_caught(fault, monkeypatch: pytest.MonkeyPatch) -> No
             live(Policy(max_running=6, max_step_tokens=24), 12, 4, seed, requests=12)
 
 
-def random_life(seed: int) -> None:
+def random_life(seed: int, *, budgets: bool = False) -> None:
     rng = random.Random(seed)
     page_size = rng.choice([1, 2, 4, 16])
     max_running = rng.randrange(1, 9)
+    more = random.Random(seed + 1)  # apart, so that the lives that once failed stay the same
+    kept = more.choice([None, 2, 3, 7, 20])
     policy = Policy(
         max_running=max_running,
-        max_step_tokens=max_running + page_size + rng.randrange(40),
+        max_step_tokens=max_running + page_size + rng.randrange(40) + (31 if budgets else 0),
+        kv_keep=more.choice(["streaming", "snapkv", "recent", "random"]),
         admit=rng.choice(["chunk", "known", "limit"]),
         reserve=rng.choice([0.0, 0.01, 0.3]),
         chunked_prefill=rng.random() < 0.7,
@@ -217,6 +265,8 @@ def random_life(seed: int) -> None:
         batching=rng.choice(["continuous", "continuous", "static"]),
         fill_wait_s=rng.choice([0.0, 3.0]),
     )
+    if policy.kv_cache and budgets:
+        policy = replace(policy, kv_budget=kept and kept * page_size)
     live(policy, rng.choice([1, 2, 3, 5, 8, 20, 60]), page_size, seed, rng.randrange(1, 60))
 
 
@@ -229,4 +279,4 @@ def test_lives_that_once_failed(seed: int) -> None:
 @pytest.mark.slow
 def test_many_more_random_lives() -> None:
     for seed in range(3_000):
-        random_life(seed)
+        random_life(seed, budgets=seed % 2 == 1)

@@ -4,23 +4,36 @@ Every slot of the fake pool stores the (position, token) written there. The
 next token is a hash of all slots read through the sequence's page table, so
 any error of bookkeeping (a page handed out twice, a shared page overwritten,
 a chunk skipped) changes text or trips over a slot that holds something else.
+
+Where sequences give up pages, a slot also holds a hash of what its row could
+read, so that a chunk that reaches over such a place changes text too.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 
 from penstock.schedule import Policy, Scheduler, Sequence
+from penstock.schedule.policy import WATCHED
 from penstock.schedule.scheduler import StepPlan
 
 VOCABULARY = 50
 STOP = 0
 
 
-def next_token(context: list[tuple[int, int]]) -> int:
-    """The fake model. The context is all its (position, token) pairs, in order."""
+Slot = tuple[int, ...]  # position, token, with a budget also a hash of the slots before
+
+
+def next_token(context: list[Slot]) -> int:
+    """The fake model. The context is all its slots, in order."""
     return random.Random(hash(tuple(context))).randrange(VOCABULARY)
+
+
+def mass(page: list[Slot]) -> float:
+    """How much the end of a prompt attends to a page."""
+    return random.Random(hash(tuple(page))).random()
 
 
 def reference(prompt: list[int], limit: int) -> list[int]:
@@ -30,6 +43,46 @@ def reference(prompt: list[int], limit: int) -> list[int]:
         tokens.append(next_token(list(enumerate(tokens))))
         if tokens[-1] == STOP:
             break
+    return tokens
+
+
+def reference_within(policy: Policy, size: int, prompt: list[int], limit: int) -> list[int]:
+    """The same under a budget of KV: pages are lists, and what is given up is deleted."""
+    assert policy.kv_budget is not None
+    most, tokens = policy.kv_budget // size, list(prompt)
+    pages: list[list[Slot]] = [[]]
+    worth: dict[int, float] = {}
+    watched = WATCHED if policy.kv_keep == "snapkv" else 0
+    outgrown = limit - 1 > policy.kv_budget
+
+    def rate(page: list[Slot]) -> float:
+        ordinal = page[0][0] // size
+        if policy.kv_keep == "random":
+            return random.Random(ordinal).random()
+        return (
+            math.inf
+            if policy.kv_keep == "streaming" and not ordinal
+            else worth.get(ordinal, ordinal)
+        )
+
+    for position in range(limit):
+        context = tuple(slot for page in pages for slot in page)
+        if position == len(prompt) and watched:
+            early = pages[: max(0, len(prompt) - watched) // size]
+            loved = sorted(early, key=mass)[-(most // 2) :]
+            total = sum(mass(page) for page in pages if page)
+            worth = {p[0][0] // size: math.inf if p in loved else mass(p) / total for p in early}
+        if position >= len(prompt):
+            tokens.append(next_token(list(context)))
+            if tokens[-1] == STOP or len(tokens) == limit:
+                return tokens
+            while outgrown and len(pages) > most:
+                older = pages[:-1] if pages[-1] else pages[:-2]
+                pages.remove(min(older, key=rate))
+            context = tuple(slot for page in pages for slot in page)
+        pages[-1].append((position, tokens[position], hash(context)))
+        if len(pages[-1]) == size:
+            pages.append([])
     return tokens
 
 
@@ -58,7 +111,7 @@ class World:
         self.guesser = guesser  # with one, decodes guess ahead
         self.came_true = 0
         self.page_size = page_size
-        self.slots: dict[int, tuple[int, int]] = {}
+        self.slots: dict[int, Slot] = {}
         self.texts: dict[str, Text] = {}
         self.sequences: dict[str, Sequence] = {}
         self.computed_tokens = 0
@@ -148,38 +201,47 @@ class World:
             assert sequence in plan.decodes
             assert self.guesser is not None
             right = self.guesser.randrange(0, count + 1)
-            tokens = reference(self.texts[sequence.id].tokens, sequence.length + right)
+            if self.scheduler.policy.kv_budget is None:
+                tokens = reference(self.texts[sequence.id].tokens, sequence.length + right)
+            else:
+                tokens = self._reference(sequence)[: sequence.length + right]
             found = tokens[sequence.length :]
             guesses[sequence] = found + [VOCABULARY] * (count - len(found))
         return guesses
 
     def finish(self, plan: StepPlan) -> None:
         """Compute a plan and apply it."""
-        stopped, came_true = self.compute(plan)
-        self.scheduler.apply(plan, stopped, came_true)
+        self.scheduler.apply(plan, *self.compute(plan))
 
-    def compute(self, plan: StepPlan) -> tuple[list[Sequence], dict[Sequence, int]]:
+    def compute(
+        self, plan: StepPlan
+    ) -> tuple[list[Sequence], dict[Sequence, int], dict[Sequence, list[float]]]:
         """Take the plan through the fake model: write every row, then read.
 
-        Returns who sampled a stop, and how many guesses of whom came true.
+        Returns who sampled a stop, how many guesses of whom came true, and to which
+        pages the ends of watched prompts attend.
         """
         self.steps += 1
         guesses, came_true = self._guess(plan), {}
         rows = [(c.sequence, c.start, c.end, c.samples) for c in plan.chunks]
         rows += [(s, s.computed, s.computed + 1, True) for s in plan.decodes]
-        for sequence, guess in guesses.items():
-            for position, token in enumerate(guess, sequence.length):
-                self.slots[self._slot(sequence, position)] = (position, token)
         for sequence, start, end, _ in rows:
             self.computed_tokens += end - start
             for position in range(start, end):
-                token = self.texts[sequence.id].tokens[position]
-                self.slots[self._slot(sequence, position)] = (position, token)
-        stopped = []
-        for sequence, _, end, samples in rows:
+                self._write(sequence, position, self.texts[sequence.id].tokens[position])
+        for sequence, guess in guesses.items():
+            for position, token in enumerate(guess, sequence.length):
+                self._write(sequence, position, token)
+        stopped, attended = [], {}
+        for sequence, start, end, samples in rows:
             text = self.texts[sequence.id]
-            context = [self.slots[self._slot(sequence, i)] for i in range(end)]
-            assert context == list(enumerate(text.tokens[:end])), f"{sequence.id} read a wrong page"
+            context = self._read(sequence, end)
+            if sequence.watched and start < sequence.prompt == end:
+                assert start <= max(0, end - sequence.watched), "part of it was not seen"
+                size = self.page_size
+                attended[sequence] = [
+                    mass(context[i : i + size]) for i in range(0, len(context), size)
+                ]
             if samples:
                 assert end == len(text.tokens)
                 text.tokens.append(next_token(context))
@@ -188,17 +250,36 @@ class World:
                         break
                     came_true[sequence] = came_true.get(sequence, 0) + 1
                     end += 1
-                    context = [self.slots[self._slot(sequence, i)] for i in range(end)]
-                    assert context == list(enumerate(text.tokens)), f"{sequence.id} misread"
-                    text.tokens.append(next_token(context))
+                    text.tokens.append(next_token(self._read(sequence, end)))
                 if text.tokens[-1] == STOP and sequence is sequence.group[0]:
                     stopped += sequence.group
         self.came_true += sum(came_true.values())
-        return stopped, came_true
+        return stopped, came_true, attended
 
-    def _slot(self, sequence: Sequence, position: int) -> int:
-        page, offset = divmod(position, self.page_size)
+    def _slot(self, sequence: Sequence, index: int) -> int:
+        page, offset = divmod(index, self.page_size)
         return sequence.pages[page] * self.page_size + offset
+
+    def _write(self, sequence: Sequence, position: int, token: int) -> None:
+        index, slot = position - sequence.dropped, (position, token)
+        if self.scheduler.policy.kv_budget is not None:
+            slot = (*slot, hash(tuple(self.slots[self._slot(sequence, i)] for i in range(index))))
+        self.slots[self._slot(sequence, index)] = slot
+
+    def _read(self, sequence: Sequence, end: int) -> list[Slot]:
+        """What a row before position `end` reads, found to be in place."""
+        context = [self.slots[self._slot(sequence, i)] for i in range(end - sequence.dropped)]
+        tokens, positions = self.texts[sequence.id].tokens, [slot[0] for slot in context]
+        assert positions == sorted(set(positions)), f"{sequence.id} read pages in disorder"
+        known = [(i, tokens[i]) for i in positions if i < end]
+        assert [slot[:2] for slot in context] == known, f"{sequence.id} read a wrong page"
+        return context
+
+    def _reference(self, sequence: Sequence) -> list[int]:
+        prompt = self.texts[sequence.id].tokens[: sequence.prompt]
+        if self.scheduler.policy.kv_budget is None:
+            return reference(prompt, sequence.limit)
+        return reference_within(self.scheduler.policy, self.page_size, prompt, sequence.limit)
 
     def step(self) -> bool:
         """One step; False when there was nothing to compute."""
@@ -239,7 +320,7 @@ class World:
             if sequence.peers:  # what they read was checked at every step
                 assert {tuple(self.texts[p.id].ends) for p in sequence.peers} == {tuple(text.ends)}
                 continue
-            expected = reference(text.tokens[: sequence.prompt], sequence.limit)
+            expected = self._reference(sequence)
             if text.ends == ["abort"]:
                 assert text.tokens == expected[: len(text.tokens)]
             else:

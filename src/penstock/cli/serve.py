@@ -18,6 +18,7 @@ from penstock.engine.options import (
     Speculate,
     Weights,
 )
+from penstock.schedule.policy import Keep
 from penstock.serve.options import KEYS_VARIABLE, ServeOptions
 from penstock.serve.signals import exit_on_signal
 
@@ -93,6 +94,21 @@ def serve(
     kv_cache: Annotated[
         bool, typer.Option(help="Without it every step computes all tokens again.")
     ] = _ENGINE.kv_cache,
+    kv_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens whose K and V a request keeps behind its prompt, in whole pages; "
+            "longer ones give up the rest. Answers change.",
+        ),
+    ] = None,
+    kv_keep: Annotated[
+        Keep,
+        typer.Option(
+            help="What they keep: the beginning and the newest (streaming), what the end of the "
+            "prompt attends to and the newest (snapkv); baselines: recent, random."
+        ),
+    ] = _ENGINE.kv_keep,
     prefix_sharing: Annotated[
         bool, typer.Option(help="Compute a prefix that requests share once.")
     ] = _ENGINE.prefix_sharing,
@@ -193,6 +209,8 @@ def serve(
         batching=batching,
         fill_wait_s=fill_wait,
         kv_cache=kv_cache,
+        kv_budget=kv_budget,
+        kv_keep=kv_keep,
         prefix_sharing=prefix_sharing,
         chunked_prefill=chunked_prefill,
         speculate=speculate,

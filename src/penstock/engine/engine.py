@@ -82,6 +82,8 @@ class Engine:
             kv_cache=options.kv_cache,
             batching=options.batching,
             fill_wait_s=options.fill_wait_s,
+            kv_budget=options.kv_budget,
+            kv_keep=options.kv_keep,
         )
         self.facts = about
         self.scheduler = Scheduler(policy, about.pages, options.page_size)
@@ -258,7 +260,7 @@ class Engine:
                 computed = time.perf_counter()
                 came_true = self._learn(plan)
                 stopped = self._account(sampled, deltas)
-                self.scheduler.apply(plan, stopped, came_true)
+                self.scheduler.apply(plan, stopped, came_true, self._runner.attended)
                 self._scheduling += time.perf_counter() - computed
                 self._branch(sampled)
             self._counters.steps += 1
@@ -367,6 +369,7 @@ class Engine:
             cached_tokens=counters.cached_tokens,
             output_tokens=counters.output_tokens,
             preemptions=scheduler.preemptions,
+            dropped_tokens=scheduler.dropped_tokens,
             finished=counters.finished,
             cancelled=counters.cancelled,
             failed=counters.failed,

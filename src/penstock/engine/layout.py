@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penstock.engine.model.batch import PrefillSpan, StepBatch
+from penstock.engine.model.batch import PrefillSpan, StepBatch, Watched
 
 
 class Layout:
     """Collects a step's rows: first its decodes, then runs of tokens, each of one sequence.
 
-    `decodes`: newest `tokens` int64 [D] at `positions` int64 [D], each with the
-    pages of its row of `tables` int64 [D, any]. Their logits are all wanted.
+    Its decodes: newest `tokens` int64 [D] at `positions` int64 [D], each with the
+    pages of its row of `tables` int64 [D, any], which lack the pages of `dropped`
+    earlier tokens, int64 [D] or for all. Their logits are all wanted.
     """
 
     def __init__(
@@ -24,39 +25,57 @@ class Layout:
         tokens: NDArray[np.int64],
         positions: NDArray[np.int64],
         tables: NDArray[np.int64],
+        dropped: NDArray[np.int64] | int = 0,
         *,
         page_size: int,
         device: torch.device,
     ) -> None:
         count = len(tokens)
-        longest = int(positions.max()) + 1 if count else 0
+        index = positions - dropped  # of the slot in the table
+        longest = int(index.max()) + 1 if count else 0
         self.wanted = list(range(count))  # rows whose logits are wanted, ascending
         self._size = page_size
         self._device = device
         self._decodes = count
         self._longest = longest
         self._tables = tables[:, : -(-longest // page_size)]
-        pages = tables[np.arange(count), positions // page_size]
+        pages = tables[np.arange(count), index // page_size]
         self._tokens = [tokens]
         self._positions = [positions]
-        self._slots = [pages * page_size + positions % page_size]
+        self._slots = [pages * page_size + index % page_size]
+        self._contexts = index + 1
         self._spans: list[PrefillSpan] = []
+        self._watched: list[Watched] = []
         self._rows = count
 
-    def run(self, pages: NDArray[np.int64], tokens: list[int], first: int) -> range:
+    def run(
+        self, pages: NDArray[np.int64], tokens: list[int], first: int, dropped: int = 0
+    ) -> range:
         """Add `tokens`, from position `first` on, of a sequence with these `pages`.
 
-        Returns their rows.
+        They lack those of `dropped` earlier tokens. Returns the rows.
         """
-        start, end, context = self._rows, self._rows + len(tokens), first + len(tokens)
+        start, end = self._rows, self._rows + len(tokens)
+        context = first + len(tokens) - dropped
         table = pages[: -(-context // self._size)]
-        span = np.arange(first, context)
+        span = np.arange(first - dropped, context)
         self._tokens.append(np.array(tokens, np.int64))
-        self._positions.append(span)
+        self._positions.append(span + dropped)
         self._slots.append(table[span // self._size] * self._size + span % self._size)
         self._spans.append(PrefillSpan(start, end, self._tensor(table), context))
         self._rows = end
         return range(start, end)
+
+    def watch(self, last: int) -> Tensor:
+        """Ask how much the `last` rows of the newest run attend to each of its pages.
+
+        Returns where that is added up: fp32 [pages].
+        """
+        span = self._spans[-1]
+        mass = torch.zeros(len(span.table), device=self._device)
+        start = max(span.start, span.end - last)
+        self._watched.append(Watched(start, span.end, span.table, span.context, mass))
+        return mass
 
     def want(self, rows: Iterable[int]) -> range:
         """Ask for the logits of rows after those asked for so far; returns where they come."""
@@ -72,10 +91,11 @@ class Layout:
             slots=self._tensor(np.concatenate(self._slots)),
             decodes=self._decodes,
             decode_tables=self._tensor(self._tables),
-            decode_contexts=self._tensor(self._positions[0] + 1),
+            decode_contexts=self._tensor(self._contexts),
             max_decode_context=self._longest,
             prefills=self._spans,
             logit_rows=self._tensor(np.array(self.wanted, np.int64)),
+            watched=self._watched,
         )
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:

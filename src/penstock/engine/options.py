@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from penstock.schedule.policy import Keep
+
 Dtype = Literal["auto", "fp32", "bf16"]
 Weights = Literal["plain", "int8", "int4"]
 KV = Literal["plain", "int8"]
@@ -41,6 +43,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batching: Batching = "continuous"
     fill_wait_s: float = 0.05  # static only: how long a batch waits to fill
     kv_cache: bool = True
+    kv_budget: int | None = None  # tokens whose K and V a request keeps behind its prompt
+    kv_keep: Keep = "streaming"  # which those are, see `schedule.budget`
     prefix_sharing: bool = True
     chunked_prefill: bool = True
 

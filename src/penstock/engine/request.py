@@ -214,6 +214,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     cached_tokens: int  # of those, found in the prefix cache
     output_tokens: int
     preemptions: int
+    dropped_tokens: int = 0  # whose K and V were given up for a budget
     finished: int
     cancelled: int
     failed: int

@@ -51,6 +51,7 @@ class Runner:
         self.device = decoder.device
         self.spent = Spent()
         self.tables = Tables.empty(rows, longest)
+        self.attended: dict[Sequence, list[float]] = {}  # of the last step, see `Scheduler.apply`
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -69,16 +70,19 @@ class Runner:
         tables = self.tables
         for sequence in plan.preempted:
             tables.unseat(generations[sequence])
-        for sequence in plan.grown:
+        for sequence in plan.repaged:
+            if sequence.budget is not None:
+                tables.list_pages(generations[sequence], sequence)
+                continue
             row, last = generations[sequence].row, len(sequence.pages) - 1
             tables.pages[row, last] = sequence.pages[last]
         for sequence in plan.guessed:
-            tables.pages[generations[sequence].row, : len(sequence.pages)] = sequence.pages
+            tables.list_pages(generations[sequence], sequence)
         for chunk in plan.chunks:
-            tables.seat(generations[chunk.sequence])
-            row, pages = generations[chunk.sequence].row, chunk.sequence.pages
-            tables.pages[row, : len(pages)] = pages
-            tables.computed[row] = chunk.end - 1
+            generation = generations[chunk.sequence]
+            tables.seat(generation)
+            tables.list_pages(generation, chunk.sequence)
+            tables.computed[generation.row] = chunk.end - 1
 
     @torch.inference_mode()
     def run(
@@ -99,7 +103,7 @@ class Runner:
         # The table row of each row of the logits: of each decode, of a static batch's
         # idle rows, then of each guess and the token before it, then of each prompt.
         lines = [g.row for _, g in decoding] + self._padding(plan.padding)
-        batch, scored = self._batch(plan, np.array(lines, np.int64), guessing, generations)
+        batch, scored, watched = self._batch(plan, np.array(lines, np.int64), guessing, generations)
         owners = [(row, g) for row, (_, g) in enumerate(decoding)]
         ahead = [0] * len(lines)
         for _, generation in guessing + prefilled:
@@ -110,6 +114,7 @@ class Runner:
         guided = Guided(self.grammars, [(row, g) for row, g in owners if not g.plain])
         prepared = time.perf_counter()
         logits = self.decoder.forward(batch, self.kv)
+        self.attended = {sequence: mass.tolist() for sequence, mass in watched.items()}
         computed = time.perf_counter()
         if scored:
             logits = self._score_prompts(logits, scored)
@@ -150,14 +155,14 @@ class Runner:
             sources, targets = np.array(copies, np.int64).T
             self.kv.copy(self._tensor(sources.copy()), self._tensor(targets.copy()))
         for sequence, generation in moved:
-            self.tables.pages[generation.row, : len(sequence.pages)] = sequence.pages
+            self.tables.list_pages(generation, sequence)
 
     def _padding(self, count: int) -> list[int]:
         """Rows for the idle part of a static batch: one token each, in the scratch page."""
         tables = self.tables
         rows = tables.free[len(tables.free) - count :]
         tables.pages[rows, 0] = self.kv.pages - 1
-        tables.computed[rows] = 0
+        tables.computed[rows] = tables.dropped[rows] = 0
         tables.last[rows] = 0
         tables.temperature[rows] = 0
         return rows
@@ -168,34 +173,45 @@ class Runner:
         rows: NDArray[np.int64],
         guessing: list[tuple[Sequence, Generation]],
         generations: Mapping[Sequence, Generation],
-    ) -> tuple[StepBatch, list[tuple[Generation, range]]]:
+    ) -> tuple[StepBatch, list[tuple[Generation, range]], dict[Sequence, Tensor]]:
         """Lay out the decodes of table rows `rows`, then those that guess, then the chunks.
 
-        Returns also which rows of the logits are of whose prompt.
+        Returns also which rows of the logits are of whose prompt, and where it is told
+        what watched prompts attend to.
         """
         tables = self.tables
-        layout = self._layout(tables.last[rows], tables.computed[rows], tables.pages[rows])
-        scored = []
-        for _, generation in guessing:
+        layout = self._layout(
+            tables.last[rows], tables.computed[rows], tables.pages[rows], tables.dropped[rows]
+        )
+        scored, watched = [], {}
+        for sequence, generation in guessing:
             last = len(generation.tokens) - 1
             ids = [generation.tokens[last], *generation.guess]
-            layout.want(layout.run(tables.pages[generation.row], ids, last))
+            pages = tables.pages[generation.row]
+            layout.want(layout.run(pages, ids, last, sequence.dropped))
         for chunk in plan.chunks:
-            generation = generations[chunk.sequence]
+            sequence, generation = chunk.sequence, generations[chunk.sequence]
             ids = generation.tokens[chunk.start : chunk.end]
-            laid = layout.run(tables.pages[generation.row], ids, chunk.start)
+            pages = tables.pages[generation.row]
+            laid = layout.run(pages, ids, chunk.start, sequence.dropped)
+            if sequence.watched and chunk.end == sequence.prompt:
+                watched[sequence] = layout.watch(sequence.watched)
             if (asked := _unscored(generation, chunk)) is not None:
                 which = layout.want(laid[position - chunk.start] for position in asked)
                 scored.append((generation, which))
             if chunk.samples:
                 layout.want(laid[-1:])
-        return layout.batch(), scored
+        return layout.batch(), scored, watched
 
     def _layout(
-        self, tokens: NDArray[np.int64], positions: NDArray[np.int64], tables: NDArray[np.int64]
+        self,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        tables: NDArray[np.int64],
+        dropped: NDArray[np.int64] | int = 0,
     ) -> Layout:
         size = self.kv.page_size
-        return Layout(tokens, positions, tables, page_size=size, device=self.device)
+        return Layout(tokens, positions, tables, dropped, page_size=size, device=self.device)
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.engine.generation import Generation
 from penstock.engine.sampling import SamplingRows
+from penstock.schedule import Sequence
 
 
 @dataclass(slots=True)
@@ -16,6 +17,7 @@ class Tables:
     """One row for each running sequence, so that a step's arrays are one index away."""
 
     pages: NDArray[np.int64]  # [rows, longest table]
+    dropped: NDArray[np.int64]  # tokens before `computed` whose pages were given up
     computed: NDArray[np.int64]
     last: NDArray[np.int64]  # newest token, the next to be computed
     temperature: NDArray[np.float32]
@@ -30,6 +32,7 @@ class Tables:
         """Room for `rows` sequences of up to `longest` pages."""
         return cls(
             pages=np.zeros((rows, longest), np.int64),
+            dropped=np.zeros(rows, np.int64),
             computed=np.zeros(rows, np.int64),
             last=np.zeros(rows, np.int64),
             temperature=np.zeros(rows, np.float32),
@@ -57,6 +60,11 @@ class Tables:
         if generation.row >= 0:
             self.free.append(generation.row)
             generation.row = -1
+
+    def list_pages(self, generation: Generation, sequence: Sequence) -> None:
+        """Take over the pages that a sequence holds."""
+        self.pages[generation.row, : len(sequence.pages)] = sequence.pages
+        self.dropped[generation.row] = sequence.dropped
 
     def sampling(self, rows: NDArray[np.int64], ahead: NDArray[np.int64]) -> SamplingRows:
         """How to draw for each of `rows`, `ahead` tokens after the next."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Keep = Literal["streaming", "snapkv", "recent", "random"]
+
+WATCHED = 32  # last tokens of a prompt whose attention rates its pages, as in SnapKV
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -30,6 +34,8 @@ class Policy:
     kv_cache: bool = True  # off: every step recomputes every token
     batching: Literal["continuous", "static"] = "continuous"
     fill_wait_s: float = 0.05  # static: how long an open batch waits for more requests
+    kv_budget: int | None = None  # tokens whose K and V a sequence keeps; None: all
+    kv_keep: Keep = "streaming"  # which those are, see `budget.Budget`
 
     @classmethod
     def vllm_like(cls, *, max_running: int = 256, max_step_tokens: int = 8192) -> Policy:
@@ -54,10 +60,24 @@ class Policy:
             raise ValueError(f"fill_wait_s={self.fill_wait_s} must not be negative.")
         # A full house of decodes must leave room for one page of prefill,
         # or a stream of long answers would starve new prompts for ever.
-        least = self.max_running + page_size
+        beside = page_size
+        if self.kv_budget is not None:
+            self._check_budget(self.kv_budget, page_size)
+            beside += WATCHED - 1
+        least = self.max_running + beside
         if self.max_step_tokens < least:
             raise ValueError(
                 f"max_step_tokens={self.max_step_tokens} leaves no room for prefill beside "
-                f"{self.max_running} running sequences and pages of {page_size} tokens. "
+                f"{self.max_running} running sequences, which takes {beside} tokens. "
                 f"Raise it to at least {least} or lower max_running."
+            )
+
+    def _check_budget(self, tokens: int, page_size: int) -> None:
+        if not self.kv_cache:
+            raise ValueError(f"kv_budget={tokens} needs the KV cache, which is off.")
+        if tokens < 2 * page_size or tokens % page_size:
+            pages = max(2, round(tokens / page_size))
+            raise ValueError(
+                f"kv_budget={tokens} must be whole pages of {page_size} tokens, at least 2: "
+                f"say {pages * page_size}."
             )

@@ -16,10 +16,10 @@ class Pool:
     still find its content; taking pages evicts the oldest of these once the
     free ones are used up. Always free + held + cached = total.
 
-    A holder of an indexed page holds that page's ancestors too, so a page
-    reaches the cached state no earlier than its descendants, and releasing
-    deepest first keeps `_cached` in an order in which evicting from the old
-    end never orphans a descendant.
+    A holder of an indexed page holds that page's ancestors too, unless it gave them
+    up, so a page reaches the cached state no earlier than its descendants, and
+    releasing deepest first keeps `_cached` in an order in which evicting from the
+    old end never orphans a descendant.
     """
 
     def __init__(self, pages: int, index: PrefixIndex) -> None:
@@ -98,8 +98,11 @@ class Pool:
         self._cached.clear()
         self.index.clear()
 
-    def check(self, held: Iterable[Sequence[int]]) -> None:
-        """Raise `AssertionError` unless the books balance with these holdings."""
+    def check(self, held: Iterable[Sequence[int]], *, whole: bool = True) -> None:
+        """Raise `AssertionError` unless the books balance with these holdings.
+
+        `whole` says that nobody gave up pages, so that the prefix tree has no orphans.
+        """
         holders = [0] * self.total
         for pages in held:
             for page in pages:
@@ -112,4 +115,4 @@ class Pool:
             assert (count == 0) == (page in free or page in cached), f"page {page} is lost"
         assert all(page in self.index for page in cached), "a cached page is not indexed"
         assert not any(page in self.index for page in free), "a free page is still indexed"
-        self.index.check()
+        self.index.check(whole=whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Literal
 
+from penstock.schedule.budget import Attended, Budget
 from penstock.schedule.calendar import Calendar
 from penstock.schedule.errors import QueueFull, RequestRefused
 from penstock.schedule.policy import Policy
@@ -41,7 +44,7 @@ class StepPlan:
     `decodes` is a live view, valid until `apply`; each of its sequences
     computes its newest token and samples the next. Those in `guessed` compute so
     many guesses of what follows beside it, and may sample as many tokens more.
-    `grown` are the decodes that got a new page. `preempted` lost their pages to
+    `repaged` are the decodes that got a new page or gave some up. `preempted` lost their pages to
     this plan (one of them may be back already, with a chunk). `padding` counts a
     static batch's idle rows.
     """
@@ -49,7 +52,7 @@ class StepPlan:
     decodes: Collection[Sequence]
     chunks: list[Chunk] = field(default_factory=list)
     guessed: dict[Sequence, int] = field(default_factory=dict)
-    grown: list[Sequence] = field(default_factory=list)
+    repaged: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     padding: int = 0
     steps: int = 1
@@ -64,6 +67,7 @@ class Ended:
 
 
 NO_GUESSES: Mapping[Sequence, int] = MappingProxyType({})
+NOBODY: Attended = MappingProxyType({})
 
 
 class Scheduler:
@@ -93,8 +97,10 @@ class Scheduler:
         self.page_size = page_size
         self.pool = Pool(pages, PrefixIndex())
         self._sharing = Sharing(self.pool, page_size)
+        self._kv_budget = None if policy.kv_budget is None else Budget(policy, self.pool, page_size)
         self.ended: list[Ended] = []
         self.preemptions = 0
+        self.dropped_tokens = 0  # whose K and V were given up for a budget
 
         self._sequences: dict[Hashable, Sequence] = {}  # alive, by id
         self._waiting: list[tuple[tuple[int, int], Sequence]] = []  # heap; may hold ended ones
@@ -105,6 +111,7 @@ class Scheduler:
         self._clock = Clock()
         self._calendar = Calendar()
         self._due: list[Sequence] = []  # decodes whose pages are full
+        self._trimmed: list[Sequence] = []  # gave up pages since the last plan
         self._ends: list[tuple[int, tuple[int, int], Sequence]] = []  # heap; may hold old ones
         self._aborted: set[Hashable] = set()
         self._plan: StepPlan | None = None
@@ -153,8 +160,11 @@ class Scheduler:
         """Longest prompt plus output, in tokens, that the pool can hold alone.
 
         One more than its slots: the last token sampled is never computed.
+        Endless with a budget: then it is the prompt alone that must fit.
         """
-        return self.pool.total * self.page_size + 1
+        if (self.policy.kv_budget or math.inf) <= self.pool.total * self.page_size:
+            return sys.maxsize
+        return self._pool_tokens()
 
     def check_place(self, *sequences: Sequence) -> None:
         """Raise what `add` would raise.
@@ -176,6 +186,8 @@ class Scheduler:
         for sequence in sequences:
             if not (self.policy.prefix_sharing and self.policy.kv_cache):
                 sequence.keys = no_keys
+            if self._kv_budget is not None:
+                self._kv_budget.limit(sequence)
             self._serial += 1
             sequence.order = (sequence.priority, self._serial)
             sequence.arrival = now
@@ -193,13 +205,13 @@ class Scheduler:
                 f"max_tokens={sequence.limit - sequence.prompt} must be at least 1.",
                 field="max_tokens",
             )
-        if sequence.limit > self.capacity():
-            room = self.capacity() - sequence.prompt
+        if self._most(sequence) > self.pool.total:
+            room = self._pool_tokens() - sequence.prompt
             remedy = f"Lower max_tokens to {room} or shorten" if room > 0 else "Shorten"
             raise RequestRefused(
                 f"max_tokens={sequence.limit - sequence.prompt:,} with a "
                 f"{sequence.prompt:,}-token prompt needs {sequence.limit:,} tokens; the KV pool "
-                f"holds {self.capacity():,}. {remedy} the prompt.",
+                f"holds {self._pool_tokens():,}. {remedy} the prompt.",
                 field="max_tokens" if room > 0 else "prompt",
             )
         if width := len(sequence.peers):
@@ -212,6 +224,12 @@ class Scheduler:
             raise RequestRefused(
                 f"{width} beams run together; this server runs {self.policy.max_running} "
                 "sequences at once (max_running). Ask for fewer.",
+                field="beam",
+            )
+        if sequence.limit - 1 > (self.policy.kv_budget or math.inf):
+            raise RequestRefused(
+                f"beams cannot give up KV: up to {sequence.limit:,} tokens are over this server's "
+                f"budget of {self.policy.kv_budget:,} (kv_budget). Lower max_tokens.",
                 field="beam",
             )
         need = width * self._pages_for(sequence.limit - 1)
@@ -293,8 +311,11 @@ class Scheduler:
             return None
         if guesses:
             self._make_room(guesses, budget, plan)
-        if plan.grown:
-            plan.grown = [s for s in plan.grown if s.state is State.DECODE]
+        if self._trimmed:
+            plan.repaged += self._trimmed
+            self._trimmed = []
+        if plan.repaged:
+            plan.repaged = [s for s in plan.repaged if s.state is State.DECODE]
         if self.policy.batching == "static":
             plan.padding = self._batch - self.running
         return plan
@@ -304,11 +325,13 @@ class Scheduler:
         plan: StepPlan,
         stopped: Iterable[Sequence] = (),
         came_true: Mapping[Sequence, int] = NO_GUESSES,
+        attended: Attended = NOBODY,
     ) -> None:
         """Account for a computed plan. `stopped` sampled a stop token in it.
 
         Every decode and every chunk with `samples` has one more token now; those in
-        `came_true` as many more as it says, at most what the plan let them guess.
+        `came_true` as many more as it says, at most what the plan let them guess. `attended`
+        has every watched sequence whose prompt came to its end.
         """
         if plan is not self._plan:
             raise RuntimeError("apply takes the plan that schedule gave last")
@@ -321,7 +344,11 @@ class Scheduler:
         for sequence in stopped:
             self._end(sequence, "stop")
         for chunk in plan.chunks:
-            if chunk.samples and chunk.sequence.state is State.PREFILL:
+            if chunk.sequence.state is not State.PREFILL:
+                continue
+            if chunk.end >= chunk.sequence.prompt:
+                self._trim(chunk.sequence, attended)
+            if chunk.samples:
                 self._sampled(chunk.sequence)
         self._turn_calendar()
         self._sweep()
@@ -348,7 +375,7 @@ class Scheduler:
     def check(self) -> None:
         """Raise `AssertionError` unless all books balance. For tests, after any call."""
         running = [*self._prefills, *self._decodes]
-        self.pool.check([s.pages for s in running])
+        self.pool.check([s.pages for s in running], whole=self._kv_budget is None)
         for s in self._prefills:
             assert s.state is State.PREFILL
         for s in self._decodes:
@@ -356,7 +383,8 @@ class Scheduler:
             assert s.event is not None or s in self._due
         for s in running:
             assert 0 <= s.computed < s.length <= s.limit, s
-            assert s.computed <= len(s.pages) * self.page_size, s
+            assert s.computed <= self._room(s), s
+            assert s.budget is None or s.computed < s.prompt or len(s.pages) <= s.budget
             assert s.indexed <= len(s.pages)
             assert all(page in self.pool.index for page in s.pages[: s.indexed])
         waiting = [s for s in self._sequences.values() if s.state is State.WAITING]
@@ -392,6 +420,7 @@ class Scheduler:
             self._clock.tick = tick
             full = list(self._calendar.turn(tick))
             for sequence in sorted(full, key=_order) if len(full) > 1 else full:
+                self._trim(sequence)
                 self._extend(sequence)
         self._clock.tick = until
 
@@ -411,7 +440,7 @@ class Scheduler:
                 self._preempt(self._youngest(), plan)
             if sequence.state is State.DECODE:
                 self._extend(sequence)
-                plan.grown.append(sequence)
+                plan.repaged.append(sequence)
 
     def _extend(self, sequence: Sequence) -> None:
         """A decode's pages are full: offer them to others, and add one."""
@@ -436,19 +465,19 @@ class Scheduler:
             end = min(end, sequence.target - 1)
         if end <= start:
             return 0
-        while self.pool.available < self._pages_for(end) - len(sequence.pages):
+        while self.pool.available < self._lacks(sequence, end):
             victim = self._victim(sequence, plan)
             if victim is None:
                 # Everyone younger is gone; make do with the pages there are.
                 if not (self.policy.chunked_prefill and self.policy.kv_cache):
                     return 0
-                room = (len(sequence.pages) + self.pool.available) * self.page_size
-                end = min(end, room)
+                room = self._room(sequence) + self.pool.available * self.page_size
+                end = self._chunk_end(sequence, min(end, room))
                 if end <= start:
                     return 0
                 break
             self._preempt(victim, plan)
-        sequence.pages += self.pool.take(self._pages_for(end) - len(sequence.pages))
+        sequence.pages += self.pool.take(self._lacks(sequence, end))
         plan.chunks.append(Chunk(sequence, start, end))
         self._sharing.publish(sequence, end)
         return end - start
@@ -474,12 +503,49 @@ class Scheduler:
         return True
 
     def _chunk_end(self, sequence: Sequence, end: int) -> int:
+        if self._kv_budget is not None and sequence.budget is not None:
+            end = self._kv_budget.chunk_end(sequence, end)
+            if end == sequence.prompt:
+                return end
         if end < sequence.target and self.policy.align_chunks:
             return end - end % self.page_size
         return end
 
+    def _trim(self, sequence: Sequence, attended: Attended = NOBODY) -> None:
+        """Let a sequence give up the pages that its budget does not allow, if it has one."""
+        if sequence.budget is None or self._kv_budget is None:
+            return
+        if dropped := self._kv_budget.trim(sequence, attended):
+            self.dropped_tokens += dropped
+            self._trimmed.append(sequence)
+            self._departures += 1
+
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
+
+    def _pool_tokens(self) -> int:
+        return self.pool.total * self.page_size + 1
+
+    def _most(self, sequence: Sequence) -> int:
+        """The most pages that a sequence ever holds."""
+        most = self._pages_for(sequence.limit - 1)
+        if self.policy.kv_budget is not None:
+            kept = max(self.policy.kv_budget, sequence.prompt)
+            most = min(most, self._pages_for(kept))
+        return most
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that a sequence can have computed with the pages it holds."""
+        return len(sequence.pages) * self.page_size + sequence.dropped
+
+    def _lacks(self, sequence: Sequence, tokens: int) -> int:
+        """Pages still wanting, at the most, until a sequence has computed so many tokens."""
+        need = self._pages_for(tokens - sequence.dropped)
+        if sequence.budget is not None:
+            need = min(need, sequence.budget)
+            if sequence.computed < sequence.prompt:
+                need = max(need, self._pages_for(min(tokens, sequence.prompt)))
+        return need - len(sequence.pages)
 
     # Admission
 
@@ -533,14 +599,14 @@ class Scheduler:
         if policy.admit == "limit":
             # Sharing is not counted on: what is shared now may part later.
             running += self._decodes
-            owed = sum(self._pages_for(s.limit - 1) - len(s.pages) for s in running)
-            need = len(sequence.group) * self._pages_for(sequence.limit - 1)
+            owed = sum(self._lacks(s, s.limit - 1) for s in running)
+            need = len(sequence.group) * self._lacks(sequence, sequence.limit - 1)
         else:
             known = sequence.target
             if policy.admit == "chunk":
                 known = min(known, policy.max_step_tokens)
-            owed = sum(self._pages_for(s.target) - len(s.pages) for s in running)
-            need = self._pages_for(known) - self._sharing.held_by_others(sequence)
+            owed = sum(self._lacks(s, s.target) for s in running)
+            need = self._lacks(sequence, known) - self._sharing.held_by_others(sequence)
             need *= len(sequence.group)
         if self.pool.available - owed - need < int(policy.reserve * self.pool.total):
             self._blocked = (sequence, self._departures)
@@ -566,13 +632,17 @@ class Scheduler:
             if sequence.state is not State.DECODE or sequence.peers:
                 continue
             room = sequence.limit - sequence.length - 1  # the token after the guesses is sampled
+            if self._kv_budget is not None and sequence.budget is not None:
+                room = min(
+                    room, self._kv_budget.chunk_end(sequence, sequence.limit) - sequence.length
+                )
             count = min(asked, budget, room)
             if count < 1:
                 continue
-            missing = self._pages_for(sequence.length + count) - len(sequence.pages)
+            missing = self._lacks(sequence, sequence.length + count)
             if missing > 0 and self.pool.available < missing + len(self._decodes):
                 # Every decode may need a page soon, and shall not be preempted for a guess.
-                missing, count = 0, len(sequence.pages) * self.page_size - sequence.length
+                missing, count = 0, self._room(sequence) - sequence.length
             if count > 0:
                 sequence.pages += self.pool.take(max(0, missing))
                 plan.guessed[sequence] = count
@@ -607,7 +677,7 @@ class Scheduler:
     def _note_event(self, sequence: Sequence) -> None:
         """Put a decode's next event on the calendar: pages full, or length at its limit."""
         steps = min(
-            len(sequence.pages) * self.page_size - sequence.computed,
+            self._room(sequence) - sequence.computed,
             sequence.limit - sequence.length,
         )
         self._calendar.note(sequence, self._clock.tick + steps)
@@ -618,6 +688,7 @@ class Scheduler:
             if sequence.length >= sequence.limit:
                 self._end(sequence, "length")
             else:
+                self._trim(sequence)
                 self._due.append(sequence)
         while self._ends and self._ends[0][0] <= self._clock.tick:
             heappop(self._ends)
@@ -668,7 +739,8 @@ class Scheduler:
         sequence.computed = 0
         self.pool.release(sequence.pages)
         sequence.pages = []
-        sequence.indexed = 0
+        sequence.worth = []
+        sequence.indexed = sequence.dropped = 0
         self._departures += 1
 
     def _sweep(self) -> None:

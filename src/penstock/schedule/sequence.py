@@ -40,7 +40,10 @@ class Sequence:
     Counts tokens. The first `computed` tokens have their K and V in `pages`,
     `length` are known (prompt, then sampled); it ends by length when `length`
     reaches `limit`. Always `0 <= computed < length <= limit` while alive, and
-    `computed <= len(pages) * page_size` while it runs.
+    `computed - dropped <= len(pages) * page_size` while it runs.
+
+    One with a `budget` gives up pages in the end (see `budget.Budget`): then `dropped` of
+    the computed tokens have no K and V any more, and `pages` holds those of the others.
 
     `peers` are sequences of equal length that run in lockstep, this one among
     them (the beams of a search); empty for one that runs alone.
@@ -57,8 +60,13 @@ class Sequence:
     priority: int = 0
     peers: tuple[Sequence, ...] = ()
 
+    budget: int | None = None  # pages it may hold once its prompt is computed; None: all
+    watched: int = 0  # tokens at the end of the prompt whose attention rates its pages
+
     state: State = State.WAITING
     pages: list[int] = field(default_factory=list)
+    dropped: int = 0  # tokens whose pages were given up, always whole pages
+    worth: list[float] = field(default_factory=list)  # of each page, with a budget
     indexed: int = 0  # leading pages that are in the prefix index, each below the one before
     cached: int = 0  # tokens found in the cache instead of computed, first admission only
     preemptions: int = 0
@@ -86,6 +94,17 @@ class Sequence:
     def length(self) -> int:
         """Tokens known: the prompt and what was sampled."""
         return self.computed + 1 if self.state is State.DECODE else self.target
+
+    @property
+    def adoptable(self) -> int:
+        """Leading tokens whose K and V may be others'.
+
+        The last known token is always computed, since its logits are wanted; with a
+        budget the end of the prompt too, where pages are given up.
+        """
+        if self.budget is None:
+            return self.target - 1
+        return self.prompt - max(1, self.watched)
 
     @property
     def group(self) -> tuple[Sequence, ...]:

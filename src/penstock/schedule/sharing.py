@@ -21,14 +21,11 @@ class Sharing:
         self.page_size = page_size
 
     def adopt(self, sequence: Sequence) -> None:
-        """Take over pages that others have computed, or compute in this plan.
-
-        The last known token is always computed, since its logits are wanted.
-        """
+        """Take over pages that others have computed, or compute in this plan."""
         while (
             sequence.indexed == len(sequence.pages)
             and sequence.computed == sequence.indexed * self.page_size
-            and sequence.computed + self.page_size < sequence.target
+            and sequence.computed + self.page_size <= sequence.adoptable
         ):
             page = self._next(sequence)
             if page is None:
@@ -41,7 +38,12 @@ class Sharing:
                 sequence.cached += self.page_size
 
     def publish(self, sequence: Sequence, computed: int) -> None:
-        """Index the sequence's own pages that `computed` tokens fill."""
+        """Index the sequence's own pages that `computed` tokens fill.
+
+        Not behind a gap: what was computed without the pages given up is no one else's.
+        """
+        if sequence.dropped:
+            return
         while sequence.indexed < computed // self.page_size:
             key = sequence.keys(sequence.indexed)
             if key is None:
@@ -82,7 +84,7 @@ class Sharing:
     def held_by_others(self, sequence: Sequence) -> int:
         """Count the pages of a waiting sequence that running ones hold: adopting takes none."""
         parent, count = ROOT, 0
-        for i in range((sequence.target - 1) // self.page_size):
+        for i in range(sequence.adoptable // self.page_size):
             key = sequence.keys(i)
             page = None if key is None else self.pool.index.find(parent, key)
             if page is None or not self.pool.is_held(page):

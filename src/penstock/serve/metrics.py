@@ -179,6 +179,11 @@ class _EngineCollector(Collector):
         )
         yield _counter("prefix_cache_hits", "Prompt tokens found in it.", stats.cached_tokens)
         yield _counter("num_preemptions", "Requests put back for want of pages.", stats.preemptions)
+        yield _counter(
+            "kv_dropped_tokens",
+            "Tokens whose keys and values were given up for a budget.",
+            stats.dropped_tokens,
+        )
         yield _counter("spec_decode_num_drafts", "Times a request guessed ahead.", stats.drafts)
         yield _counter("spec_decode_num_draft_tokens", "Tokens guessed.", sum(stats.guessed))
         yield _counter(

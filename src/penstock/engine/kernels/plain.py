@@ -31,7 +31,7 @@ class PlainStep:
         frequencies: dict[int, Tensor],
         dtype: torch.dtype,
     ) -> None:
-        self._slots = batch.slots
+        self._batch = batch
         self._angles = {
             size: _angles(batch.positions, each, dtype) for size, each in frequencies.items()
         }
@@ -48,12 +48,13 @@ class PlainStep:
         """As `Step.attend`."""
         q, own_kv = self._qkv(layer, y, layer.shape.heads)
         if layer.shape.fused:
-            pages.write(self._slots, own_kv)
+            pages.write(self._batch.slots, own_kv)
+        attention.watch(q, pages, self._batch)
         return attention.attend(q, pages, self._plan, layer.shape.window)
 
     def store(self, layer: Layer, kv: Tensor, pages: KVPages) -> None:
         """As `Step.store`."""
-        pages.write(self._slots, self._qkv(layer, kv, heads=0)[1])
+        pages.write(self._batch.slots, self._qkv(layer, kv, heads=0)[1])
 
     def _qkv(self, layer: Layer, y: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Queries [T, heads, head_dim], then K and V [T, 2 * kv_heads, head_dim]; q, k rotated.

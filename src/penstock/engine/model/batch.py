@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ class PrefillSpan:
 
 
 @dataclass(slots=True)
+class Watched:
+    """Rows `start:end`, the last of a prefill: how much they attend to each page is wanted."""
+
+    start: int
+    end: int
+    table: Tensor  # int64 [pages]
+    context: int  # slots of the table that are filled once these rows are written
+    mass: Tensor  # fp32 [pages], summed over rows, heads and layers
+
+
+@dataclass(slots=True)
 class StepBatch:
     """Tokens of many sequences laid end to end: `decodes` one-token rows, then prefill spans.
 
@@ -28,7 +39,7 @@ class StepBatch:
     sequence fills in this very step. A row at slot index i of its table (slots
     counted along the table, page by page) attends slots 0..i, or with a sliding
     window w slots max(0, i-w+1)..i. Rotary positions are given apart from slot
-    indices, so a table may later lack pages from its middle.
+    indices, so a table may lack pages from its middle.
 
     Shapes: T rows, D decodes, P the longest decode table of the batch.
     """
@@ -42,11 +53,12 @@ class StepBatch:
     max_decode_context: int  # no less than the largest of them, 0 when D is 0
     prefills: list[PrefillSpan]
     logit_rows: Tensor  # int64 [L], rows whose logits are wanted, ascending
+    watched: list[Watched] = field(default_factory=list)
 
     def wanted(self) -> StepBatch:
         """The rows whose logits are wanted, as a batch of their own: decodes, then runs of rows.
 
-        This one, where those are all.
+        This one, where those are all. Nothing is watched in another.
         """
         if len(self.logit_rows) == len(self.tokens):
             return self

@@ -39,6 +39,11 @@ def draft_config(
                 "set speculate=draft."
             )
         return None
+    if options.kv_budget is not None:
+        raise ValueError(
+            "speculate=draft needs all of the context, which kv_budget gives up: "
+            "set speculate to lookup or suffix."
+        )
     name = options.draft_model or ("embedded-draft" if model == "embedded" else None)
     if name is None:
         raise ValueError(f"speculate=draft needs a draft_model of the vocabulary of {model}.")
