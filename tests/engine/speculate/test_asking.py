@@ -1,24 +1,35 @@
-"""Whoever is asked in vain is asked less often, and still notices when guesses pay again."""
+"""Whoever is asked in vain is asked less often and costs little; what pays again is noticed."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from penstock.engine.speculate.speculator import MOST_RESTS, Speculator
+import pytest
+
+from penstock.engine.speculate import speculator as module
+from penstock.engine.speculate.lengths import StepTable, price
+from penstock.engine.speculate.speculator import MOST_RESTS, STAKE, TRIAL_SHARE, Speculator
+
+STEP = StepTable([1, 2, 4, 8, 16, 32], [0.020, 0.020, 0.021, 0.025, 0.033, 0.060])
 
 
 class Offers:
-    """A drafter that always offers one guess to each, and counts how often it is asked."""
+    """A drafter that always offers so many guesses to each, and counts how often it is asked."""
 
     most = 4
 
-    def __init__(self) -> None:
+    def __init__(self, guesses: int = 1, each_s: float = 0.1) -> None:
         self.asked = 0
+        self.guesses = guesses
+        self.each_s = each_s
 
     def offer(self, sequence: Any, generation: Any) -> list[str]:
         self.asked += 1
-        return ["kind"]
+        return ["kind"] * self.guesses
 
     def guess(self, counts: Any, generations: Any) -> None: ...
 
@@ -27,7 +38,7 @@ class Offers:
     def ended(self, sequence: Any, generation: Any) -> None: ...
 
     def seconds(self, rows: int) -> float:
-        return 0.1 * rows
+        return self.each_s * rows
 
 
 def steps(speculator: Speculator, sequences: list[str], count: int, right: int) -> int:
@@ -69,3 +80,52 @@ def test_fewer_rows_are_asked_at_once() -> None:
     drafter.asked = 0
     steps(speculator, ["a"], 1, right=0)
     assert drafter.asked == 1
+
+
+def gained(speculator: Speculator, batch: int, count: int, right: Callable[[], int]) -> float:
+    """Seconds that the guesses of so many steps saved, by the table; `right` of each come true."""
+    generations: dict[Any, Any] = {
+        n: SimpleNamespace(search=None, guess=[], tokens=[0]) for n in range(batch)
+    }
+    saved = 0.0
+    for _ in range(count):
+        counts: Any = speculator.ask(generations.keys(), generations, 0)  # type: ignore[arg-type]
+        speculator.guess(counts, generations)
+        saved -= price(counts, batch, STEP, speculator.drafter.seconds)
+        for sequence, number in counts.items():
+            generations[sequence].guess = [1] * number
+            came_true = min(right(), number)
+            speculator.learn(sequence, generations[sequence], came_true)
+            saved += came_true * STEP(batch) / batch
+    return saved
+
+
+def after_a_turn(batch: int, guesses: int, each_s: float, count: int = 200) -> float:
+    """What is lost, in steps, once guesses that always came true never do again."""
+    speculator = Speculator(Offers(guesses, each_s), STEP, None)  # type: ignore[arg-type]
+    assert gained(speculator, batch, 200, lambda: guesses) > 0
+    return -gained(speculator, batch, count, lambda: 0) / STEP(batch)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+@pytest.mark.parametrize(("guesses", "each_s"), [(16, 0.0), (8, 0.0005)])
+def test_a_source_that_turns_costs_no_more_than_the_stake(
+    batch: int, guesses: int, each_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = TRIAL_SHARE * 200 + 1
+    assert 0 < after_a_turn(batch, guesses, each_s) <= STAKE + trials
+    monkeypatch.setattr(module, "STAKE", math.inf)
+    assert after_a_turn(batch, guesses, each_s) > STAKE + trials
+
+
+def test_the_stake_costs_an_honest_source_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    def honest() -> float:
+        """Seconds without guesses that what was said is worth."""
+        rng = Random(0)
+        speculator = Speculator(Offers(8, 0.002), STEP, None)  # type: ignore[arg-type]
+        saved = gained(speculator, 1, 3000, lambda: (rng.random() < 0.6) * rng.randint(1, 8))
+        return 3000 * STEP(1) + saved
+
+    staked = honest()
+    monkeypatch.setattr(module, "STAKE", math.inf)
+    assert staked > 0.95 * honest()

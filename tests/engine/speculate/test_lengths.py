@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from penstock.engine.speculate.lengths import LEAST_GAIN, Rates, StepTable, lengths
+from penstock.engine.speculate.lengths import LEAST_GAIN, Rates, StepTable, lengths, price
 
 
 def free(rows: int) -> float:
@@ -54,6 +54,26 @@ def test_where_rows_are_free_all_are_guessed_and_a_dear_draft_model_none() -> No
     survival = {0: [0.9, 0.8], 1: [0.5, 0.1]}
     assert lengths(survival, 2, lambda rows: 1.0, free) == {0: 2, 1: 2}
     assert lengths(survival, 2, lambda rows: 1.0, lambda rows: 1.0) == {}
+
+
+def test_guesses_take_no_more_than_they_may() -> None:
+    survival = {0: [0.9, 0.8, 0.7], 1: [0.85, 0.5]}
+
+    def step(rows: int) -> float:
+        return 10.0 + 0.5 * rows
+
+    def draft(rows: int) -> float:
+        return 1.0 + 0.1 * rows
+
+    assert price({0: 2, 1: 1}, 2, step, draft) == pytest.approx(3 * 0.5 + 1.2 + 1.1)
+    found = [lengths(survival, 2, step, draft, most_s) for most_s in (1.0, 1.7, 5.0, 100.0)]
+    assert found[0] == {}
+    assert found[1] == {0: 1}
+    assert [price(each, 2, step, draft) for each in found[1:3]] == sorted(
+        price(each, 2, step, draft) for each in found[1:3]
+    )
+    assert price(found[2], 2, step, draft) <= 5.0
+    assert sum(found[2].values()) < sum(found[3].values())
 
 
 def test_a_table_never_falls_and_goes_on_beyond_its_end() -> None:

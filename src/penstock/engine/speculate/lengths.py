@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -66,14 +67,19 @@ class Rates:
 
 
 def lengths(
-    survival: Mapping[Key, Sequence[float]], rows: int, step: Seconds, draft: Seconds
+    survival: Mapping[Key, Sequence[float]],
+    rows: int,
+    step: Seconds,
+    draft: Seconds,
+    most_s: float = math.inf,
 ) -> dict[Key, int]:
     """How many guesses to make for each sequence so that tokens per second are most.
 
     `survival` gives, for each, the probability that its first i+1 guesses all come
     true; `rows` are those of the step without guesses, each worth one token.
     `step(rows)` is the step's time in seconds, `draft(n)` that of one more guess for
-    each of n sequences. Nothing is promised less than `LEAST_GAIN` of gain.
+    each of n sequences. Nothing is promised less than `LEAST_GAIN` of gain, and guesses
+    take at most `most_s` seconds.
     """
     order = sorted(
         (
@@ -85,16 +91,29 @@ def lengths(
     )[:MOST_ROWS]
     rounds: list[int] = []  # how many sequences make an i-th guess
     tokens, drafting = float(rows), 0.0
-    best, best_speed = 0, (1 + LEAST_GAIN) * rows / step(rows)
+    plain_s = step(rows)
+    best, best_speed = 0, (1 + LEAST_GAIN) * rows / plain_s
     for made, (chance, at, _) in enumerate(order, 1):
         if at == len(rounds):
             rounds.append(0)
         drafting += draft(rounds[at] + 1) - (draft(rounds[at]) if rounds[at] else 0.0)
         rounds[at] += 1
         tokens += chance
-        if (speed := tokens / (step(rows + made) + drafting)) > best_speed:
+        seconds = step(rows + made) + drafting
+        if seconds - plain_s > most_s:
+            break
+        if (speed := tokens / seconds) > best_speed:
             best, best_speed = made, speed
     chosen: dict[Key, int] = {}
     for _, _, key in order[:best]:
         chosen[key] = chosen.get(key, 0) + 1
     return chosen
+
+
+def price(counts: Mapping[Key, int], rows: int, step: Seconds, draft: Seconds) -> float:
+    """Seconds that so many guesses for each sequence add to a step of `rows` rows."""
+    drafting = sum(
+        draft(sum(count > at for count in counts.values()))
+        for at in range(max(counts.values(), default=0))
+    )
+    return step(rows + sum(counts.values())) - step(rows) + drafting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -9,12 +10,16 @@ from operator import mul
 
 from penstock.engine.generation import Generation
 from penstock.engine.speculate.drafter import Drafter, Generations
-from penstock.engine.speculate.lengths import MOST_ROWS, Rates, Seconds, lengths
+from penstock.engine.speculate.lengths import MOST_ROWS, Rates, Seconds, lengths, price
 from penstock.schedule import Sequence
 
 # Share of the time without guesses that may go into trying whether they would
 # come true by now.
 TRIAL_SHARE = 0.005
+
+# What guesses may lose however sure one is of them, in steps without any, and the part of
+# what is left that one step's guesses may take. What comes true pays in what it saved.
+STAKE, BET = 2.0, 1 / 3
 
 # Steps in which nobody is asked once no guess on offer was worth its while, at most.
 MOST_RESTS = 15
@@ -44,9 +49,11 @@ class Speculator:
         self._fixed = fixed
         self._rates = Rates()
         self._kinds: dict[Sequence, list[Hashable]] = {}  # of the guesses on offer
+        self._stake = math.inf  # seconds that may be lost
         self._untried = 0.0  # seconds of steps in which no guess was worth its while
         self._rest = self._rests = 0  # steps in which nobody is asked: yet to come, and at a time
-        self._rows = 0  # of the step that was found not to pay
+        self._rows = 0  # of the step
+        self._rested = 0  # rows of the step that was found not to pay
         self._pays: dict[int, bool] = {}  # by rows
 
     def ask(
@@ -54,7 +61,7 @@ class Speculator:
     ) -> dict[Sequence, int]:
         """How many guesses to make for whom. `pending` prompt tokens are in the step too."""
         self._kinds = {}
-        rows = len(decoding) + pending
+        self._rows = rows = len(decoding) + pending
         if self._fixed is None and (not self._may_pay(rows) or self._resting(rows)):
             return {}
         for sequence in decoding:
@@ -69,19 +76,22 @@ class Speculator:
             sequence: list(accumulate((self._rates.chance(sequence, k) for k in kinds), mul))
             for sequence, kinds in self._kinds.items()
         }
-        if chosen := lengths(survival, rows, self.step, self.drafter.seconds):
+        plain_s = self.step(rows)
+        self._stake = min(self._stake, STAKE * plain_s)
+        most_s = BET * self._stake
+        if chosen := lengths(survival, rows, self.step, self.drafter.seconds, most_s):
             self._rests = 0
             return chosen
         self._rest = self._rests = min(2 * self._rests + 1, MOST_RESTS)
-        self._rows = rows
+        self._rested = rows
         return self._trial(rows)
 
     def _resting(self, rows: int) -> bool:
         """Whether guesses just did not pay, in no larger a step: asking takes time too."""
-        if not self._rest or rows < self._rows:
+        if not self._rest or rows < self._rested:
             return False
         self._rest -= 1
-        self._untried += self.step(rows)
+        self._pass(rows)
         return True
 
     def _may_pay(self, rows: int) -> bool:
@@ -93,18 +103,23 @@ class Speculator:
 
     def _trial(self, rows: int) -> dict[Sequence, int]:
         """Now and then guess once though it does not pay, to know whether it still does not."""
-        many = len(self._kinds)
-        more = self.step(rows + many) - self.step(rows) + self.drafter.seconds(many)
-        self._untried += self.step(rows)
-        if more > TRIAL_SHARE * self._untried:
+        trial = dict.fromkeys(self._kinds, 1)
+        self._pass(rows)
+        if price(trial, rows, self.step, self.drafter.seconds) > TRIAL_SHARE * self._untried:
             return {}
         self._untried = 0.0
-        return dict.fromkeys(self._kinds, 1)
+        return trial
+
+    def _pass(self, rows: int) -> None:
+        """A step in which no guess was worth its while."""
+        self._untried += self.step(rows)
+        self._stake += TRIAL_SHARE * self.step(rows)
 
     def guess(self, counts: dict[Sequence, int], generations: Generations) -> None:
         """Make the guesses that the plan has room for."""
         if counts:
             self.drafter.guess(counts, generations)
+            self._stake -= price(counts, self._rows, self.step, self.drafter.seconds)
 
     def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
         """So many of the sequence's guesses came true; they are done with."""
@@ -112,6 +127,7 @@ class Speculator:
         if not made:
             return
         self.drafter.learn(sequence, generation, right)
+        self._stake += right * self.step(self._rows) / self._rows
         if right < made and generation.tokens[-1] == generation.guess[right]:
             right += 1  # it ended the sequence, so it counts as its last token
         generation.guess = []
