@@ -59,3 +59,32 @@ def replayed(result: dict[str, Any]) -> str:
         f"A step of the model and one of its draft, by rows: {times}."
     )
     return "\n".join(lines)
+
+
+def bounded(result: dict[str, Any]) -> str:
+    """What automatic guessing may lose, step beside step."""
+    cells, conditions = result["cells"], result["conditions"]
+    names = list(dict.fromkeys(name for row in cells.values() for name in row))
+    lines = [f"| at once | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for batch in sorted(cells, key=int):
+        found = [cells[batch].get(name) for name in names]
+        each = [r and f"{r['ratio']:.3f} ({r['low95']:.3f}-{r['high95']:.3f})" for r in found]
+        lines.append(f"| {batch} | {' | '.join(text or '' for text in each)} |")
+    lowest, name, batch = min(
+        (row[name]["low95"], name, batch)
+        for batch, row in cells.items()
+        for name in row
+        if name != "none"
+    )
+    lines.append("")
+    lines.append(
+        f"Speed of automatic guessing over none and its 95 % interval, *replayed* acceptance; the "
+        f"lowest bound is {lowest:.3f} ({name}, {batch} at once). {conditions['date']}, shape "
+        f"{conditions['model']} with {conditions['draft']}, random weights, "
+        f"{conditions['weights']} weights, KV {conditions['kv']}, threads: "
+        f"{conditions['threads']}, {conditions['processor']}, offline, {conditions['prompt']} "
+        f"tokens in, {conditions['output']} out; turning: after {conditions['lead']} tokens of "
+        f"them. Blocks of {conditions['steps']} decode steps in turn, {conditions['seconds']:g} s "
+        f"a cell or whole texts; bootstrapped."
+    )
+    return "\n".join(lines)

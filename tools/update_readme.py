@@ -36,7 +36,7 @@ from readme_prediction import predicted, simulated
 from readme_prompts import breakeven, picture, worth
 from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
-from readme_speculation import accepted, replayed
+from readme_speculation import accepted, bounded, replayed
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,7 +199,10 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     caches.write_text(fill(page, "validated", validated(results["cache_validate"])))
     guesses = ROOT / "docs/speculation.md"
     page = fill(guesses.read_text(), "accepted", accepted(results["speculation"]))
-    guesses.write_text(fill(page, "replayed", replayed(results["speculation"])))
+    page = fill(page, "replayed", replayed(results["speculation"]))
+    if (beside := results.get("speculation_bound")) is not None:
+        page = fill(page, "bounded", bounded(beside))
+    guesses.write_text(page)
     shorter = ROOT / "docs/prompt_compression.md"
     page = fill(shorter.read_text(), "prompt-breakeven", breakeven(results["prompt_speed"]))
     if (lost := results.get("prompt_quality")) is not None:
