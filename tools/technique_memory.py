@@ -1,0 +1,201 @@
+"""What K and V take, and what of them is kept: pictures and figures of docs/techniques/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from technique import Results, Technique, Told
+from technique_look import Dots, Lines, Panel, Rows, dot, point, spread
+from technique_words import model_of, ran, times
+
+
+def _draw_kv_cache(results: Results) -> list[Panel]:
+    found = results["batching_gain"]["kv_cache"]
+    lengths = [int(key) for key in found if key != "conditions"]
+    prompt = found["conditions"]["prompt_tokens"]
+    rows = [
+        *(spread("measured", n, found[str(n)]["gain"]) for n in lengths),
+        *(point("mean tokens of context", n, prompt + n / 2) for n in lengths),
+    ]
+    return [
+        Lines(
+            says="times the tokens/s without a cache; dashed: what arithmetic would allow",
+            along="tokens of the answer",
+            rows=rows,
+            log_y=True,
+            dashed=["mean tokens of context"],
+        )
+    ]
+
+
+def _tell_kv_cache(results: Results) -> Told:
+    found = results["batching_gain"]["kv_cache"]
+    told = found["conditions"]
+    gains = [f"{times(found[n]['gain'], 1)} at {n}" for n in found if n != "conditions"]
+    return Told(
+        f"{found['512']['gain']['median']:.0f} × at answers of 512 tokens, {model_of(told)}, alone",
+        f"Over computing everything anew: {', '.join(gains)} tokens of the answer. "
+        f"{ran(told)}, {told['prompt_tokens']} prompt tokens, one request at a time; "
+        "median (least-most). `python -m benchmarks.batching_gain`.",
+    )
+
+
+def _draw_paged_kv(results: Results) -> list[Panel]:
+    found = results["cache_validate"]
+    rows: Rows = []
+    for trace, name in (("mooncake", "chats"), ("agentic", "a coding agent's sessions")):
+        for one in found[trace]["four at once"]["sizes"]:
+            rows.append(point(name, one["kv_tokens"], 100 * one["measured"]))
+    ways = results["shared_prefix"]["ways"]
+    names = {
+        "shared": "computed and read once",
+        "apart": "computed once, read by each",
+        "unshared": "computed and read by each",
+    }
+    return [
+        Lines(says="% of prompt tokens found, measured", along="tokens of KV pool", rows=rows),
+        Dots(
+            says="64 samples of a prompt of 512 tokens",
+            along="tokens/s",
+            rows=[dot(name, ways[way]["tokens_per_s"]) for way, name in names.items()],
+        ),
+    ]
+
+
+def _tell_paged_kv(results: Results) -> Told:
+    found, told = results["shared_prefix"], results["shared_prefix"]["conditions"]
+    ways, gain = found["ways"], found["throughput_ratios"]["unshared over shared"]
+    hits = results["cache_validate"]
+    least, most = (hits["agentic"]["four at once"]["sizes"][end]["measured"] for end in (-1, 0))
+    assert least < most
+    kept, copied = (ways[way]["kv_bytes_peak"] / 1e6 for way in ("shared", "unshared"))
+    return Told(
+        f"{gain['median']:.1f} × for 64 samples of a prompt of 512 tokens, {told['model']} shape, "
+        f"KV {kept:,.0f} instead of {copied:,.0f} MB",
+        f"64 samples of a prompt of 512 tokens, 64 tokens each: {times(gain, 1)} the tokens/s of "
+        f"prompts that are computed and kept for each, with {kept:,.0f} instead of {copied:,.0f} "
+        f"MB of K and V. {ran(told)}, {told['weights']}, KV {told['kv']}; "
+        "`python -m benchmarks.shared_prefix`.\n\n"
+        f"Hits, four requests at once: {least:.0%} of the agentic piece's prompt tokens in the "
+        f"smallest pool and {most:.0%} in the largest. {hits['conditions']['date']}, embedded "
+        f"model, {hits['agentic']['requests']} and {hits['mooncake']['requests']} requests of real "
+        "traces, lengths divided to fit the model; `python -m benchmarks.cache_validate`.",
+    )
+
+
+def _tell_prefix_cache(results: Results) -> Told:
+    chat, agents = (results[name] for name in ("cache_mooncake", "cache_agentic"))
+
+    def knee(swept: Mapping[str, Any]) -> str:
+        at, own = swept["knee"]["at"], swept["held"]
+        return (
+            f"{own['gigabytes']:,.0f} GB of its own, {own['hit_rate']:.0%} hits; the knee at "
+            f"{at['gigabytes']:,.0f} GB, {at['hit_rate']:.0%}"
+        )
+
+    return Told(
+        f"Mooncake's chats: {chat['held']['hit_rate']:.0%} → {chat['knee']['at']['hit_rate']:.0%} "
+        f"hits from {chat['held']['gigabytes']:,.0f} to {chat['knee']['at']['gigabytes']:,.0f} GB, "
+        "simulated",
+        f"Mooncake's chats on {chat['hardware']}: {knee(chat)}. A coding assistant's sessions on "
+        f"{agents['hardware']}: {knee(agents)}. Hits are exact for this policy and these arrivals, "
+        "seconds are *simulated*; pieces of both traces sent to the engine differ from the "
+        f"simulator by at most {max(results['cache_validate']['worst_points'].values())} points "
+        f"({results['cache_validate']['conditions']['date']}; `python -m "
+        "benchmarks.cache_validate`).",
+    )
+
+
+def _draw_kv_formats(results: Results) -> list[Panel]:
+    weights, kv, kv8 = _kv_bytes(results)
+    lengths = [512 * 2**i for i in range(8)]
+    rows = [
+        point("KV int8 over bf16", n, (weights + n * kv) / (weights + n * kv8)) for n in lengths
+    ]
+    return [
+        Lines(
+            says="times fewer bytes in a decode step: a bound, not measured",
+            along="tokens of context in the batch, all sequences together",
+            rows=rows,
+            even=1.0,
+            dashed=["KV int8 over bf16"],
+        )
+    ]
+
+
+def _tell_kv_formats(results: Results) -> Told:
+    found = results["format_quality"]["as it is"]
+    told = found["conditions"]
+    plain, both = (found[name]["loss_over_fp32"] for name in ("int8", "int8, KV int8"))
+    of_weights, wide, narrow = _kv_bytes(results)
+    return Told(
+        f"{narrow / wide:.0%} of the bytes (qwen3-0.6b: {narrow:,} instead of {wide:,} a token); "
+        f"loss {plain:+.2%} with int8 weights alone, {both:+.2%} with KV int8, embedded model",
+        f"Held-out loss over fp32: {plain:+.2%} with int8 weights, {both:+.2%} with KV int8 as "
+        f"well ({told['date']}, {model_of(told)}, {told['held_out_tokens']:,} tokens; "
+        "`python -m benchmarks.format_quality`). A token of qwen3-0.6b takes "
+        f"{narrow:,} instead of {wide:,} bytes, so a pool of the same memory holds "
+        f"{wide / narrow:.2f} times as many. In bf16 its K and V weigh as much as its int8 weights "
+        f"({of_weights / 1e6:,.0f} MB) once {of_weights / wide:,.0f} tokens are in the batch, all "
+        "sequences together: long before that there is little to gain, which is what the curve "
+        "shows. It is arithmetic over bytes and a bound, no measured speed.",
+    )
+
+
+def _kv_bytes(results: Results) -> tuple[int, int, int]:
+    """Bytes of qwen3-0.6b's int8 weights, and of a token's K and V in bf16 and in int8."""
+    facts = results["engine_peers"]["matches"][0]["sides"][0]["facts"]
+    wide = results["shared_prefix"]["conditions"]["kv_bytes_per_token"]
+    return facts["weight_bytes"], wide, facts["kv_bytes_per_token"]
+
+
+def _tell_kv_budget(results: Results) -> Told:
+    return Told("tables in its page", None)  # filled by `update_readme`
+
+
+MEMORY = (
+    Technique(
+        page="kv_cache",
+        title="KV cache",
+        text="exact",
+        switch="on; `--no-kv-cache`",
+        loses="never in speed; its memory bounds the batch",
+        tell=_tell_kv_cache,
+        draw=_draw_kv_cache,
+    ),
+    Technique(
+        page="paged_kv",
+        title="Pages and shared prefixes",
+        text="exact",
+        switch="on; `--no-prefix-sharing`",
+        loses="prompts have nothing in common, or the pool forgets them first",
+        tell=_tell_paged_kv,
+        draw=_draw_paged_kv,
+    ),
+    Technique(
+        page="prefix_cache",
+        title="Sizing the prefix cache",
+        text="exact",
+        switch="`penstock cache TRACE`",
+        loses="the load is served already: more hits then save work that nobody waits for",
+        tell=_tell_prefix_cache,
+    ),
+    Technique(
+        page="kv_formats",
+        title="Quantized KV",
+        text="lossy",
+        switch="`--kv int8`",
+        loses="contexts are short beside the weights",
+        tell=_tell_kv_formats,
+        draw=_draw_kv_formats,
+    ),
+    Technique(
+        page="kv_budget",
+        title="A budget of KV",
+        text="lossy",
+        switch="`--kv-budget`, `--kv-keep`",
+        loses="memory is not what binds; the answer needs what nobody foresaw",
+        tell=_tell_kv_budget,
+    ),
+)
