@@ -47,13 +47,14 @@ def generate(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY)
 def visible(prompt: int, length: int, keep: str, attended: list[float]) -> torch.Tensor:
     """Which positions each row of a text sees: bool [length, length], as the rules say."""
     early = range(max(0, prompt - WATCHED) // SIZE)
-    loved = sorted(early, key=lambda page: attended[page])[-(KEPT // SIZE // 2) :]
+    near = [max(attended[max(0, page - 1) : page + 2]) for page in early]
+    loved = sorted(early, key=near.__getitem__)[-(KEPT // SIZE // 2) :]
 
     def worth(page: int) -> float:
         if keep == "random":
             return random.Random(page).random()
         if keep == "snapkv" and page in early:
-            return math.inf if page in loved else attended[page] / sum(attended)
+            return math.inf if page in loved else near[page] / sum(attended)
         return math.inf if keep == "streaming" and page == 0 else page
 
     sees, pages = torch.zeros(length, length, dtype=torch.bool), [0]

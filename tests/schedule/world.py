@@ -68,10 +68,11 @@ def reference_within(policy: Policy, size: int, prompt: list[int], limit: int) -
     for position in range(limit):
         context = tuple(slot for page in pages for slot in page)
         if position == len(prompt) and watched:
-            early = pages[: max(0, len(prompt) - watched) // size]
-            loved = sorted(early, key=mass)[-(most // 2) :]
-            total = sum(mass(page) for page in pages if page)
-            worth = {p[0][0] // size: math.inf if p in loved else mass(p) / total for p in early}
+            early = range(max(0, len(prompt) - watched) // size)
+            masses = [mass(page) for page in pages if page]
+            near = [max(masses[max(0, i - 1) : i + 2]) for i in early]
+            loved = sorted(early, key=near.__getitem__)[-(most // 2) :]
+            worth = {i: math.inf if i in loved else near[i] / sum(masses) for i in early}
         if position >= len(prompt):
             tokens.append(next_token(list(context)))
             if tokens[-1] == STOP or len(tokens) == limit:

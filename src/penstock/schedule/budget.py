@@ -25,7 +25,8 @@ class Budget:
     - *streaming*: the same, but the first page always stays (StreamingLLM, Xiao et al. 2023).
     - *snapkv*: half of the budget stays with those pages of the prompt that its last tokens
       attend to most, over all heads and layers; the rest is as recent (after SnapKV,
-      Li et al. 2024, which chooses tokens, for each head).
+      Li et al. 2024, which chooses tokens, for each head). A page counts as much as its
+      neighbours: what an answer reads next stands behind what its question looks at.
     - *random*: the baseline.
     """
 
@@ -78,7 +79,7 @@ class Budget:
         """Worth of the pages before the watched tokens; below that of every page after."""
         before = max(0, sequence.prompt - sequence.watched) // self._size
         total = sum(attended) or 1.0
-        worth = [mass / total for mass in attended[:before]]
+        worth = [max(attended[max(0, i - 1) : i + 2]) / total for i in range(before)]
         for i in sorted(range(before), key=worth.__getitem__)[-(self._pages // 2) :]:
             worth[i] = math.inf
         return worth

@@ -98,11 +98,8 @@ class Pool:
         self._cached.clear()
         self.index.clear()
 
-    def check(self, held: Iterable[Sequence[int]], *, whole: bool = True) -> None:
-        """Raise `AssertionError` unless the books balance with these holdings.
-
-        `whole` says that nobody gave up pages, so that the prefix tree has no orphans.
-        """
+    def check(self, held: Iterable[Sequence[int]]) -> None:
+        """Raise `AssertionError` unless the books balance with these holdings."""
         holders = [0] * self.total
         for pages in held:
             for page in pages:
@@ -115,4 +112,4 @@ class Pool:
             assert (count == 0) == (page in free or page in cached), f"page {page} is lost"
         assert all(page in self.index for page in cached), "a cached page is not indexed"
         assert not any(page in self.index for page in free), "a free page is still indexed"
-        self.index.check(whole=whole)
+        self.index.check()

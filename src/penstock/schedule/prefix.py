@@ -14,16 +14,17 @@ class PrefixIndex:
     from the root spells a prefix, so equal keys under different parents are
     different pages. The index holds no page: the pool says which still exist.
 
-    A node is known by a number that never comes again, not by its page. So if a page is
-    forgotten before its descendants, as happens where sequences give up pages, nothing
-    finds those any more, even when the page holds something else.
+    Descendants are forgotten before their ancestors. Where sequences give up pages, `gaps`,
+    that may not be so: there a page that is forgotten has another name from then on, so that
+    whatever still hangs below its old one is not found when it holds something else.
     """
 
-    def __init__(self) -> None:
-        self._child: dict[tuple[int, Hashable], int] = {}  # by node and key
-        self._edge: dict[int, tuple[int, Hashable]] = {}  # by page
-        self._node: dict[int, int] = {ROOT: ROOT}  # by page
-        self._nodes = 0
+    def __init__(self, *, gaps: bool = False) -> None:
+        self._child: dict[tuple[int, Hashable], int] = {}
+        self._edge: dict[int, tuple[int, Hashable]] = {}
+        self._gaps = gaps
+        self._names: dict[int, int] = {}  # of pages as parents, where not their own numbers
+        self._name = ROOT
 
     def __contains__(self, page: int) -> bool:
         return page in self._edge
@@ -38,33 +39,33 @@ class PrefixIndex:
 
     def find(self, parent: int, key: Hashable) -> int | None:
         """Return the page that follows `parent` (or `ROOT`) under `key`, if known."""
-        return self._child.get((self._node[parent], key))
+        if self._names:
+            parent = self._names.get(parent, parent)
+        return self._child.get((parent, key))
 
     def insert(self, parent: int, key: Hashable, page: int) -> None:
         """Add a page below `parent`; the edge must be new."""
-        edge = (self._node[parent], key)
+        edge = (self._names.get(parent, parent), key)
         if edge in self._child or page in self._edge:
             raise RuntimeError(f"page {page} or its edge {edge} is indexed already")
         self._child[edge] = page
         self._edge[page] = edge
-        self._node[page] = self._nodes
-        self._nodes += 1
 
     def forget(self, page: int) -> None:
         """Remove a page."""
         del self._child[self._edge.pop(page)]
-        del self._node[page]
+        if self._gaps:
+            self._name -= 1
+            self._names[page] = self._name
 
     def clear(self) -> None:
         """Forget everything."""
         self._child.clear()
         self._edge.clear()
-        self._node = {ROOT: ROOT}
 
-    def check(self, *, whole: bool = True) -> None:
-        """Raise `AssertionError` if directions differ or, being `whole`, a page has no parent."""
+    def check(self) -> None:
+        """Raise `AssertionError` if the directions differ, or without gaps a page has no parent."""
         assert {edge: page for page, edge in self._edge.items()} == self._child
-        assert self._node.keys() - {ROOT} == self._edge.keys()
-        known = set(self._node.values())
-        for node, _ in self._child:
-            assert not whole or node in known, f"children of node {node} were orphaned"
+        known = {ROOT, *self._edge}
+        for parent, _ in self._child:
+            assert self._gaps or parent in known, f"page {parent} was orphaned"

@@ -95,7 +95,7 @@ class Scheduler:
         policy.check(page_size)
         self.policy = policy
         self.page_size = page_size
-        self.pool = Pool(pages, PrefixIndex())
+        self.pool = Pool(pages, PrefixIndex(gaps=policy.kv_budget is not None))
         self._sharing = Sharing(self.pool, page_size)
         self._kv_budget = None if policy.kv_budget is None else Budget(policy, self.pool, page_size)
         self.ended: list[Ended] = []
@@ -346,7 +346,7 @@ class Scheduler:
         for chunk in plan.chunks:
             if chunk.sequence.state is not State.PREFILL:
                 continue
-            if chunk.end >= chunk.sequence.prompt:
+            if chunk.sequence.budget is not None and chunk.end >= chunk.sequence.prompt:
                 self._trim(chunk.sequence, attended)
             if chunk.samples:
                 self._sampled(chunk.sequence)
@@ -375,7 +375,7 @@ class Scheduler:
     def check(self) -> None:
         """Raise `AssertionError` unless all books balance. For tests, after any call."""
         running = [*self._prefills, *self._decodes]
-        self.pool.check([s.pages for s in running], whole=self._kv_budget is None)
+        self.pool.check([s.pages for s in running])
         for s in self._prefills:
             assert s.state is State.PREFILL
         for s in self._decodes:
@@ -420,7 +420,8 @@ class Scheduler:
             self._clock.tick = tick
             full = list(self._calendar.turn(tick))
             for sequence in sorted(full, key=_order) if len(full) > 1 else full:
-                self._trim(sequence)
+                if sequence.budget is not None:
+                    self._trim(sequence)
                 self._extend(sequence)
         self._clock.tick = until
 
@@ -512,9 +513,8 @@ class Scheduler:
         return end
 
     def _trim(self, sequence: Sequence, attended: Attended = NOBODY) -> None:
-        """Let a sequence give up the pages that its budget does not allow, if it has one."""
-        if sequence.budget is None or self._kv_budget is None:
-            return
+        """Let a sequence give up the pages that its budget does not allow."""
+        assert self._kv_budget is not None
         if dropped := self._kv_budget.trim(sequence, attended):
             self.dropped_tokens += dropped
             self._trimmed.append(sequence)
@@ -688,7 +688,8 @@ class Scheduler:
             if sequence.length >= sequence.limit:
                 self._end(sequence, "length")
             else:
-                self._trim(sequence)
+                if sequence.budget is not None:
+                    self._trim(sequence)
                 self._due.append(sequence)
         while self._ends and self._ends[0][0] <= self._clock.tick:
             heappop(self._ends)

@@ -22,10 +22,11 @@ class Sharing:
 
     def adopt(self, sequence: Sequence) -> None:
         """Take over pages that others have computed, or compute in this plan."""
+        most = sequence.adoptable - self.page_size
         while (
             sequence.indexed == len(sequence.pages)
             and sequence.computed == sequence.indexed * self.page_size
-            and sequence.computed + self.page_size <= sequence.adoptable
+            and sequence.computed <= most
         ):
             page = self._next(sequence)
             if page is None:
