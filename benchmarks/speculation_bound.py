@@ -77,7 +77,7 @@ def cell(case: Case, bench: Bench, lanes: tuple[Lane, Lane], given: Any) -> dict
     engine, source = guessing.engine, case.source
     speculator = None if source is None else Speculator(source, bench.step, None)
     fours: list[NDArray[np.float64]] = []
-    steps = guesses = 0
+    steps, guesses, guess_s = 0, 0, 0.0
 
     def enough() -> bool:
         return len(fours) >= LEAST and np.sum(fours, axis=0)[[1, 3]].sum() >= given.seconds
@@ -93,12 +93,13 @@ def cell(case: Case, bench: Bench, lanes: tuple[Lane, Lane], given: Any) -> dict
         if source is not None:
             source.hostile = case.lead > 0
         tally = sum(speculator.tally.made) if speculator else 0
-        before = engine.stats().steps
+        before = engine.stats()
         while guessing.room and plain.room:
             fours.append(four(guessing, plain, given.steps))
             if not case.lead and enough():
                 break
-        steps += engine.stats().steps - before
+        steps += engine.stats().steps - before.steps
+        guess_s += engine.stats().guess_s - before.guess_s
         guesses += sum(speculator.tally.made) - tally if speculator else 0
         for lane in lanes:
             lane.check(bench.truths)
@@ -108,6 +109,7 @@ def cell(case: Case, bench: Bench, lanes: tuple[Lane, Lane], given: Any) -> dict
         "fours": len(fours),
         "steps": steps,
         "guesses_a_step": round(guesses / steps, 3),
+        "guessing_ms_a_step": round(1e3 * guess_s / steps, 3),  # choosing and drafting
         "tokens_per_s": round(tokens / seconds, 1),
         "plain_tokens_per_s": round(plain_tokens / plain_s, 1),
     }
@@ -140,9 +142,9 @@ def main() -> None:
     parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
     parser.add_argument("--batches", default="1,2,4,8,16,32")
     parser.add_argument("--only", help="sources, by commas; all if left out")
-    parser.add_argument("--seconds", type=float, default=20, help="of decode steps in a cell")
-    parser.add_argument("--steps", type=int, default=4, help="in a block")
-    parser.add_argument("--output", type=int, default=384, help="tokens of a text")
+    parser.add_argument("--seconds", type=float, default=16, help="of decode steps in a cell")
+    parser.add_argument("--steps", type=int, default=2, help="in a block")
+    parser.add_argument("--output", type=int, default=512, help="tokens of a text")
     parser.add_argument("--lead", type=int, default=160, help="tokens before a source turns")
     given = parser.parse_args()
     batches = [int(count) for count in given.batches.split(",")]
