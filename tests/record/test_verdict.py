@@ -3,8 +3,11 @@
 import msgspec
 import pytest
 
+from penstock.record import metrics
+from penstock.record.capacity import SHARE, trial_of
 from penstock.record.record import Outcome
-from penstock.record.steady import steady_window
+from penstock.record.slo import parse_slos
+from penstock.record.steady import steady_window, warm_ns
 from penstock.record.summary import summarise
 from penstock.record.verdict import judge
 from tests.record.simulated import S, closed_point, run_of
@@ -151,3 +154,30 @@ def test_reasons_of_the_run_say_where(point):
 
 def test_nothing_measured_is_not_valid():
     assert not run_of().summary["verdict"]["valid"]
+
+
+def test_choices_of_one_request_count_as_one():
+    point = closed_point(1, slots=1, seconds=20)  # too few, as above
+    whole = len(point.records)
+    point.records += [
+        msgspec.structs.replace(record, choice=choice)
+        for record in point.records
+        for choice in (1, 2, 3)
+    ]
+    [reason] = judge(point, steady_window(point))
+    assert reason.code == "too_few"
+    assert reason.value <= whole
+
+
+def test_a_request_with_a_choice_over_the_limit_is_one_miss():
+    point = closed_point(1, seconds=20)
+    slos = parse_slos("e2e<1000s")
+    plain = trial_of(point, slos)
+    point.records += [msgspec.structs.replace(record, choice=1) for record in point.records]
+    assert trial_of(point, slos) == plain
+    slow = [record for record in point.records if record.choice == 1][::5]
+    for record in slow:
+        record.last_ns += 2_000 * S
+    wanted = {r.request_id for r in metrics.scheduled_in(slow, warm_ns(point), point.stop_ns)}
+    assert trial_of(point, slos).missed == {SHARE: len(wanted)}
+    assert trial_of(point, slos).asked == plain.asked

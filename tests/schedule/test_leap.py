@@ -11,7 +11,10 @@ from penstock.schedule import Policy, Scheduler, Sequence
 
 def build(seed: int) -> tuple[Scheduler, list[tuple[int, Sequence]]]:
     rng = random.Random(seed)
+    budget = {0: None, 1: 16, 2: 24}[seed % 3]
     policy = Policy(
+        kv_budget=budget,
+        kv_keep="random" if seed % 2 else "streaming",
         max_running=rng.randrange(1, 12),
         max_step_tokens=64,
         align_chunks=rng.random() < 0.5,
@@ -22,7 +25,7 @@ def build(seed: int) -> tuple[Scheduler, list[tuple[int, Sequence]]]:
     for i in range(20):
         at += rng.choice([0, 1, 7, 40])
         blocks = [rng.randrange(4) for _ in range(12)]
-        room = scheduler.capacity() - 1
+        room = scheduler.pool.total * scheduler.page_size
         prompt = rng.randrange(1, min(40, room))
         limit = prompt + rng.randrange(1, min(50, scheduler.capacity() - prompt) + 1)
         sequence = Sequence(
@@ -42,7 +45,7 @@ def state(scheduler: Scheduler) -> object:
     alive = scheduler._sequences.values()
     pool = scheduler.pool
     return (
-        [(s.id, s.state, s.computed, tuple(s.pages), s.indexed) for s in alive],
+        [(s.id, s.state, s.computed, s.dropped, tuple(s.pages), s.indexed) for s in alive],
         tuple(pool._free),
         tuple(pool._cached),
         dict(pool.index._child),

@@ -103,9 +103,10 @@ def trial_of(point: Point, slos: Sequence[Slo]) -> Trial:
 
     All of them: the steady window is found by how little it varies, and leaves
     out with a restless start the very misses that are to be counted. Errors
-    and requests that were cut miss every limit.
+    and requests that were cut miss every limit, and so does a request with a choice
+    that does: its choices share a prompt and a moment, and are one trial.
     """
-    wanted = metrics.scheduled_in(point.records, warm_ns(point), point.stop_ns)
+    wanted = metrics.requests(metrics.scheduled_in(point.records, warm_ns(point), point.stop_ns))
     together: dict[float, list[Slo]] = {}
     for slo in slos:
         together.setdefault(slo.quantile or SHARE, []).append(slo)
@@ -114,7 +115,10 @@ def trial_of(point: Point, slos: Sequence[Slo]) -> Trial:
         load=float(load or 0.0),
         asked=len(wanted),
         missed={
-            share: sum(not all(slo.met_by(record) for slo in limits) for record in wanted)
+            share: sum(
+                not all(slo.met_by(record) for slo in limits for record in choices)
+                for choices in wanted
+            )
             for share, limits in together.items()
         },
     )

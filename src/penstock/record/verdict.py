@@ -87,12 +87,13 @@ def _length(wanted: Sequence[Record], window: Window) -> Iterator[Reason]:
             value=window.seconds,
             threshold=least_s,
         )
-    if len(done) < MIN_REQUESTS:
+    whole = len(metrics.finished_requests(wanted))
+    if whole < MIN_REQUESTS:
         yield Reason(
             code="too_few",
-            says=f"requests answered in the window: {len(done)}; p90 needs {MIN_REQUESTS}",
+            says=f"requests answered in the window: {whole}; p90 needs {MIN_REQUESTS}",
             remedy="give a longer --duration, or more --requests",
-            value=len(done),
+            value=whole,
             threshold=MIN_REQUESTS,
         )
 
@@ -125,13 +126,14 @@ def _client(wanted: Sequence[Record]) -> Iterator[Reason]:
 
 
 def _missing(wanted: Sequence[Record]) -> Iterator[Reason]:
-    failed = sum(r.outcome is Outcome.FAILED for r in wanted)
-    cut = sum(r.outcome in (Outcome.CANCELLED, Outcome.UNFINISHED) for r in wanted)
+    asked = [{r.outcome for r in choices} for choices in metrics.requests(wanted)]
+    failed = sum(Outcome.FAILED in outcomes for outcomes in asked)
+    cut = sum(bool({Outcome.CANCELLED, Outcome.UNFINISHED} & outcomes) for outcomes in asked)
     for code, count, what, remedy in (
         ("errors", failed, "failed", "see the errors by class; a server that sheds load is full"),
         ("cut", cut, "were cut before they ended", "let the last answers end: a longer --duration"),
     ):
-        share = count / max(len(wanted), 1)
+        share = count / max(len(asked), 1)
         if share > MAX_MISSING:
             yield Reason(
                 code=code,

@@ -419,9 +419,10 @@ class Scheduler:
         while steps > 1 and (tick := self._calendar.next_tick()) < until:
             self._clock.tick = tick
             full = list(self._calendar.turn(tick))
-            for sequence in sorted(full, key=_order) if len(full) > 1 else full:
+            for sequence in full:
                 if sequence.budget is not None:
                     self._trim(sequence)
+            for sequence in sorted(full, key=_order) if len(full) > 1 else full:
                 self._extend(sequence)
         self._clock.tick = until
 
