@@ -41,6 +41,32 @@ def test_a_refused_prompt_leaves_nothing_behind(checkpoint: Path) -> None:
         llm.generate(["a", "b"], [GREEDY])
 
 
+def test_what_was_dropped_is_computed_anew(checkpoint: Path) -> None:
+    llm = LLM(str(checkpoint), OPTIONS)
+    prompt = "the same beginning " * 4
+    first, kept = (llm.generate([prompt], GREEDY)[0] for _ in range(2))
+    llm.drop_cache()
+    anew, again = (llm.generate([prompt], GREEDY)[0] for _ in range(2))
+    assert first.cached_tokens == anew.cached_tokens == 0
+    assert kept.cached_tokens == again.cached_tokens > 0
+    assert first.token_ids == anew.token_ids
+
+
+def test_nothing_is_dropped_while_requests_run(checkpoint: Path) -> None:
+    llm = LLM(str(checkpoint), OPTIONS)
+    lengths = [msgspec.structs.replace(GREEDY, max_tokens=count) for count in (1, 9)]
+    ended: list[int] = []
+
+    def drop(count: int) -> None:
+        ended.append(count)
+        llm.drop_cache()
+
+    with pytest.raises(RuntimeError, match="before or after generate"):
+        llm.generate(["short", "long"], lengths, progress=drop)
+    assert ended == [1]
+    llm.drop_cache()  # what ran was abandoned
+
+
 async def test_streams_run_side_by_side_and_equal_the_batch(checkpoint: Path) -> None:
     llm = AsyncLLM(str(checkpoint), OPTIONS)
     prompts = [f"stream {i}" for i in range(10)]

@@ -81,7 +81,7 @@ def _serve(llm: LLM, order: Order, replay: Replay | None, shorten: Shortener | N
     prompts = [one.prompt for one in asked]
     if replay is not None:
         replay.truths = _truths(llm, asked, params)
-    llm.engine.scheduler.pool.drop_cache()  # every serving begins with nothing in it
+    llm.drop_cache()  # every serving begins with nothing in it
     _forget_peak()
     started = time.perf_counter()
     completions = llm.generate(prompts, params)

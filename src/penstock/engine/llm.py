@@ -148,6 +148,17 @@ class LLM:
                 self.engine.step()
         return [self._completion(said[request.id]) for request in requests]
 
+    def drop_cache(self) -> None:
+        """Forget every prefix kept so far: the next prompts are computed whole.
+
+        Raises `RuntimeError` while requests run.
+        """
+        if self.engine.has_work:
+            raise RuntimeError(
+                "drop_cache() while requests run; call it before or after generate(), not within."
+            )
+        self.engine.scheduler.pool.drop_cache()
+
     def _completion(self, deltas: list[Delta]) -> Completion:
         by_choice: dict[int, list[Delta]] = {}
         for delta in deltas:
