@@ -30,8 +30,13 @@ DRAWN = SamplingParams(max_tokens=48, temperature=0.9, seed=3, ignore_eos=True)
 
 @pytest.mark.parametrize(
     "formats",
-    [{}, {"weights": "int8"}, {"weights": "int8", "kv": "int8"}, {"weights": "int4"}],
-    ids=["bf16", "int8", "int8 and KV int8", "int4"],
+    [
+        {},
+        {"weights": "int8"},
+        {"weights": "int8", "kv": "int8"},
+        {"weights": "int4", "kv": "int4"},
+    ],
+    ids=["bf16", "int8", "int8 and KV int8", "int4 and KV int4"],
 )
 def test_a_text_does_not_depend_on_its_company(formats):
     options = {"dtype": "bf16", "deterministic": True, **formats}

@@ -10,7 +10,7 @@ from penstock.schedule.policy import Keep
 
 Dtype = Literal["auto", "fp32", "bf16"]
 Weights = Literal["plain", "int8", "int4"]
-KV = Literal["plain", "int8"]
+KV = Literal["plain", "int8", "int4"]
 Kernels = Literal["auto", "native", "torch"]
 Batching = Literal["continuous", "static"]
 Speculate = Literal["off", "lookup", "suffix", "draft"]

@@ -12,11 +12,11 @@ from penstock.engine.kernels.native.kernels import NativeKernels
 from penstock.engine.kernels.plain import PlainKernels
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.decoder import Kernels
+from penstock.engine.options import KV
 
 log = logging.getLogger(__name__)
 
 Weights = Literal["plain", "int8", "int4"]
-KV = Literal["plain", "int8"]
 Choice = Literal["auto", "native", "torch"]
 
 
@@ -66,8 +66,9 @@ def choose(
     if held is not None and weights == "plain":
         called = str(dtype).removeprefix("torch.")
         log.warning("The checkpoint's %s weights become %s: %s.", held.form, called, lacking)
-    if weights != "plain":
-        log.warning("weights=%s without native kernels: slower than without it.", weights)
+    for name, asked in (("weights", weights), ("kv", kv)):
+        if asked != "plain":
+            log.warning("%s=%s without native kernels: slower than without it.", name, asked)
     return PlainKernels(dtype, weights, kv)
 
 

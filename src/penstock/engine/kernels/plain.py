@@ -9,15 +9,17 @@ from torch import Tensor
 
 from penstock.engine.kernels import attention
 from penstock.engine.kernels.linear import PlainLinear
-from penstock.engine.kernels.quantized import Int8Pages, QuantizedLinear
+from penstock.engine.kernels.quantized import Int4Pages, Int8Pages, QuantizedLinear
 from penstock.engine.kv import KVPages, PlainPages, Storage
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
 from penstock.engine.model.layer import Layer
+from penstock.engine.options import KV
 from penstock.engine.sampling import Draw, draw_plainly
 from penstock.engine.scores import Rate, rate_plainly
 
 Angles = tuple[Tensor, Tensor]  # cos and sin, each [T, 1, head_dim]
+STORAGES: dict[KV, Storage] = {"plain": PlainPages, "int8": Int8Pages, "int4": Int4Pages}
 
 
 class PlainStep:
@@ -95,10 +97,10 @@ class PlainKernels:
         self,
         dtype: torch.dtype,
         weights: Literal["plain", "int8", "int4"] = "plain",
-        kv: Literal["plain", "int8"] = "plain",
+        kv: KV = "plain",
     ) -> None:
         self.stream = dtype
-        self.pages: Storage = Int8Pages if kv == "int8" else PlainPages
+        self.pages = STORAGES[kv]
         self.draw: Draw = draw_plainly
         self.rate: Rate = rate_plainly
         self.weights = weights

@@ -146,3 +146,91 @@ class Int8Pages:
         """As `KVPages.copy`."""
         for stored in (self._pages, self._scale):
             stored.index_copy_(1, targets, stored.index_select(1, sources))
+
+
+def hadamard(head_dim: int, device: torch.device) -> Tensor:
+    """An orthonormal matrix [head_dim, head_dim] that is its own inverse.
+
+    What one channel holds it spreads evenly over the power of two of channels that
+    divides `head_dim`, so that one scale serves all of a head. Where queries and keys
+    both go through it their products stay (QuaRot, Ashkboos et al. 2024).
+    """
+    size = head_dim & -head_dim
+    block = torch.ones(1, 1)
+    while len(block) < size:
+        block = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), block)
+    blocks = torch.eye(head_dim // size)
+    return torch.kron(blocks, block / size**0.5).to(device)
+
+
+def packed(nibbles: Tensor, apart: int) -> Tensor:
+    """Two numbers of four bits in a byte: uint8 [..., n] to [..., n / 2].
+
+    Those of a byte lie `apart` numbers apart, the first in the lower bits.
+    """
+    low, high = nibbles.reshape(*nibbles.shape[:-1], -1, 2, apart).unbind(-2)
+    return (low | high << 4).flatten(-2)
+
+
+def unpacked(both: Tensor, apart: int) -> Tensor:
+    """The numbers that `packed` took."""
+    both = both.view(*both.shape[:-1], -1, apart)
+    return torch.stack((both & 15, both >> 4), dim=-2).flatten(-3)
+
+
+def to_nibbles(kv: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """`kv` [T, rows, head_dim] in four bits, once the matrix `spread` has spread it.
+
+    Returns u, uint8 in 0..15 of that shape, and their grid, bf16 [T, rows, 2]: a scale
+    and a middle, for middle + (u - 7.5) * scale.
+    """
+    wide = kv.float() @ spread
+    least, most = wide.amin(-1, keepdim=True), wide.amax(-1, keepdim=True)
+    scale = ((most - least) / 15).to(torch.bfloat16)
+    middle = ((least + most) / 2).to(torch.bfloat16)
+    steps = ((wide - middle.float()) / scale.float()).nan_to_num_(0) + 7.5
+    return steps.round_().clamp_(0, 15).to(torch.uint8), torch.cat((scale, middle), dim=-1)
+
+
+def from_nibbles(nibbles: Tensor, grid: Tensor, spread: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `to_nibbles` was given, as far as it was kept."""
+    scale, middle = grid.float().chunk(2, dim=-1)
+    return (((nibbles.float() - 7.5) * scale + middle) @ spread).to(dtype)
+
+
+class Int4Pages:
+    """`KVPages` in int4: a head is spread by Hadamard's matrix, then one grid serves it.
+
+    It is spread back when it is read, so nobody else need know.
+    """
+
+    def __init__(
+        self, layer: KVLayer, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        rows, width = 2 * layer.heads, layer.head_dim // 2
+        self._dtype = dtype
+        self._spread = hadamard(layer.head_dim, device)
+        self._shape = (2, layer.heads, -1, page_size)
+        self._pages = zeros((rows, pages, page_size * width), torch.uint8, device)
+        self._grid = zeros((rows, pages, page_size * 2), torch.bfloat16, device)
+        self.bytes_per_page = self._pages[:, 0].nbytes + self._grid[:, 0].nbytes
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """As `KVPages.write`."""
+        nibbles, grid = to_nibbles(kv, self._spread)
+        both = packed(nibbles, kv.shape[-1] // 2)
+        for stored, new in ((self._pages, both), (self._grid, grid)):
+            by_slot = stored.view(len(stored), -1, new.shape[-1])
+            by_slot.index_copy_(1, slots, new.transpose(0, 1))
+
+    def gather(self, pages: Tensor) -> Tensor:
+        """As `KVPages.gather`."""
+        half = len(self._spread) // 2
+        nibbles = unpacked(self._pages.index_select(1, pages).view(*self._shape, half), half)
+        grid = self._grid.index_select(1, pages).view(*self._shape, 2)
+        return from_nibbles(nibbles, grid, self._spread, self._dtype)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """As `KVPages.copy`."""
+        for stored in (self._pages, self._grid):
+            stored.index_copy_(1, targets, stored.index_select(1, sources))

@@ -12,13 +12,24 @@ from torch import Tensor
 from penstock.engine.kernels.linear import PlainLinear
 from penstock.engine.kernels.native import library
 from penstock.engine.kernels.native.linear import Format, NativeLinear
-from penstock.engine.kernels.native.pages import SLOTS, TiledInt8Pages, TiledPages
+from penstock.engine.kernels.native.pages import (
+    SLOTS,
+    TiledInt4Pages,
+    TiledInt8Pages,
+    TiledPages,
+)
 from penstock.engine.kernels.native.step import NativeStep
 from penstock.engine.kv import Storage
 from penstock.engine.model.batch import StepBatch
 from penstock.engine.model.config import ModelConfig
+from penstock.engine.options import KV
 
-MOST_DIM = 512  # as in attention.c
+MOST_DIM = 512  # as in pages.h
+STORAGES: dict[KV, Storage] = {
+    "plain": TiledPages,
+    "int8": TiledInt8Pages,
+    "int4": TiledInt4Pages,
+}
 
 
 class NativeKernels:
@@ -27,10 +38,10 @@ class NativeKernels:
     Raises `library.NotHere` where they cannot run.
     """
 
-    def __init__(self, weights: Format, kv: Literal["plain", "int8"] = "plain") -> None:
+    def __init__(self, weights: Format, kv: KV = "plain") -> None:
         library.library()
         self.stream = torch.float32
-        self.pages: Storage = TiledInt8Pages if kv == "int8" else TiledPages
+        self.pages = STORAGES[kv]
         self.weights: Literal["plain", "int8", "int4"] = "plain" if weights == "bf16" else weights
         self._format: Format = weights
 

@@ -30,7 +30,7 @@ class Linear(ctypes.Structure):
 
 
 class Pages(ctypes.Structure):
-    """As `Pages` in attention.c."""
+    """As `Pages` in pages.h."""
 
     _fields_ = (
         ("data", c_void_p),
@@ -39,6 +39,7 @@ class Pages(ctypes.Structure):
         ("head_dim", c_int64),
         ("pages", c_int64),
         ("page_size", c_int64),
+        ("bits", c_int64),
     )
 
 

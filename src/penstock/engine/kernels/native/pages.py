@@ -1,4 +1,4 @@
-"""K and V in the tiles that the C kernels read: see attention.c."""
+"""K and V in the tiles that the C kernels read: see pages.h."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import ctypes
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from penstock.engine.kernels.native import library
-from penstock.engine.kernels.quantized import quantize_slots
+from penstock.engine.kernels.quantized import (
+    from_nibbles,
+    hadamard,
+    packed,
+    quantize_slots,
+    to_nibbles,
+    unpacked,
+)
 from penstock.engine.kv import KVLayer, zeros
 
 SLOTS = 16  # of a tile
@@ -41,6 +49,7 @@ class TiledPages:
             head_dim=head_dim,
             pages=pages,
             page_size=page_size,
+            bits=16,
         )
         self.address = ctypes.addressof(self._native)
 
@@ -81,6 +90,7 @@ class TiledInt8Pages(TiledPages):
         self._dtype = dtype
         self._scale = zeros((2 * layer.heads, pages, page_size), torch.float32, device)
         self._native.scale = self._scale.data_ptr()
+        self._native.bits = 8
         self.bytes_per_page += self._scale[:, 0].nbytes
 
     def write(self, slots: Tensor, kv: Tensor) -> None:
@@ -101,3 +111,35 @@ class TiledInt8Pages(TiledPages):
         """As `KVPages.copy`."""
         super().copy(sources, targets)
         self._scale.index_copy_(1, targets, self._scale.index_select(1, sources))
+
+
+class TiledInt4Pages(TiledInt8Pages):
+    """The same in int4: a head is spread by Hadamard's matrix, and a byte has two numbers.
+
+    They lie 4 apart in K, 16 apart in V. The 4 bytes of a scale are two bf16, its grid.
+    Heads of 16, 48, ... are filled up to the next multiple of 32.
+    """
+
+    def __init__(
+        self, layer: KVLayer, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        width = -(-layer.head_dim // 32) * 16
+        super().__init__(KVLayer(layer.heads, width), pages, page_size, dtype, device)
+        self._native.head_dim, self._native.bits = layer.head_dim, 4
+        self._spread = hadamard(layer.head_dim, device)
+        self._grid = self._scale.view(torch.bfloat16)  # [2 * heads, pages, page_size * 2]
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """As `KVPages.write`."""
+        nibbles, grid = to_nibbles(kv, self._spread)
+        nibbles = pad(nibbles, (0, -nibbles.shape[-1] % 32))
+        k, v = nibbles.chunk(2, dim=1)
+        TiledPages.write(self, slots, torch.cat((packed(k, 4), packed(v, 16)), dim=1))
+        self._grid.view(len(self._grid), -1, 2)[:, slots] = grid.transpose(0, 1)
+
+    def gather(self, pages: Tensor) -> Tensor:
+        """As `KVPages.gather`."""
+        k, v = TiledPages.gather(self, pages)
+        nibbles = torch.stack((unpacked(k, 4), unpacked(v, 16)))[..., : len(self._spread)]
+        grid = self._grid.index_select(1, pages).view(*nibbles.shape[:-1], 2)
+        return from_nibbles(nibbles, grid, self._spread, self._dtype)
