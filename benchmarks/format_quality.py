@@ -4,9 +4,13 @@
 
 Held-out library text (loss, and the distance of the distributions to those of
 fp32), and held-out doctests. Then the same with outliers planted: some channels
-of every norm times 50, the weights that follow by 1/50. The function is the
-same, and a naive 8-bit format fails on it, as it does on large models that
-have such channels by nature.
+of every norm times 50, the weights that follow by 1/50; and of every head one
+pair of channels that rotate together times 8 in K, by 1/8 in Q. The function is
+the same, and a naive 8-bit format fails on it, as it does on large models that
+have such channels by nature (of K: KIVI, Liu et al. 2024; KVQuant, Hooper et al. 2024).
+
+Beside them KV int4 as it could have been: without Hadamard's matrix, with a grid for
+each head or each 32 numbers of it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,12 +30,16 @@ from benchmarks.common import arguments, conditions, publish
 from penstock import models
 from penstock.compress.corpus import held_out
 from penstock.compress.quality import log_probabilities, quality
+from penstock.engine.kernels.plain import STORAGES
+from penstock.engine.kernels.quantized import Int4Pages, from_nibbles, to_nibbles
+from penstock.engine.kv import PlainPages, Storage
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
 from penstock.workload import doctests
 
 PAGE = 16
 PLANTED, FACTOR = 8, 50.0  # channels of each norm, and by how much
+K_FACTOR = 8.0  # of one pair of channels of each head's K
 
 FORMATS = {
     "fp32": EngineOptions(dtype="fp32", page_size=PAGE),
@@ -39,7 +48,38 @@ FORMATS = {
     "int8": EngineOptions(dtype="bf16", weights="int8", page_size=PAGE),
     "int8, KV int8": EngineOptions(dtype="bf16", weights="int8", kv="int8", page_size=PAGE),
     "int4": EngineOptions(dtype="bf16", weights="int4", page_size=PAGE),
+    "fp32, KV int4": EngineOptions(dtype="fp32", kv="int4", page_size=PAGE),
+    "bf16, KV int8": EngineOptions(dtype="bf16", kv="int8", page_size=PAGE),
+    "bf16, KV int4": EngineOptions(dtype="bf16", kv="int4", page_size=PAGE),
+    "int8, KV int4": EngineOptions(dtype="bf16", weights="int8", kv="int4", page_size=PAGE),
+    "int4, KV int4": EngineOptions(dtype="bf16", weights="int4", kv="int4", page_size=PAGE),
 }
+
+
+class Unspread(PlainPages):
+    """As int4 would keep K and V without Hadamard's matrix."""
+
+    group: int | None = None  # numbers that share a grid; None: a head
+
+    def write(self, slots: Tensor, kv: Tensor) -> None:
+        """As `KVPages.write`."""
+        grouped = kv.reshape(*kv.shape[:-1], -1, self.group or kv.shape[-1])
+        as_is = torch.eye(grouped.shape[-1])
+        kept = from_nibbles(*to_nibbles(grouped, as_is), as_is, kv.dtype)
+        super().write(slots, kept.flatten(-2))
+
+
+class By32(Unspread):
+    """The same with more grids."""
+
+    group = 32
+
+
+OTHERWISE: dict[str, Storage] = {
+    "fp32, KV int4 without Hadamard": Unspread,
+    "fp32, KV int4 without Hadamard, by 32": By32,
+}
+FORMATS |= dict.fromkeys(OTHERWISE, FORMATS["fp32, KV int4"])
 
 
 def plant(source: Path, target: Path) -> None:
@@ -65,12 +105,30 @@ def plant(source: Path, target: Path) -> None:
     (target / "config.json").write_text(json.dumps(config))
 
 
+def plant_keys(checkpoint: Path) -> None:
+    """Make one pair of channels of each KV head's keys large, and of its queries small."""
+    head_dim = json.loads((checkpoint / "config.json").read_text())["head_dim"]
+    tensors = load_file(checkpoint / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith("k_proj.weight")]:
+        hidden = tensors[name].shape[1]
+        keys = tensors[name].view(-1, head_dim, hidden)
+        queries = tensors[name.replace("k_proj", "q_proj")].view(len(keys), -1, head_dim, hidden)
+        for key, own in zip(keys, queries, strict=True):
+            pair = int(torch.randint(head_dim // 2, (), generator=generator))
+            for channel in (pair, pair + head_dim // 2):  # they rotate together
+                key[channel] *= K_FACTOR
+                own[:, channel] /= K_FACTOR
+    save_file(tensors, checkpoint / "model.safetensors")
+
+
 def measure(model: str, length: int, limit: int, each: int) -> dict[str, Any]:
     """Every format's figures, beside those of fp32."""
     result: dict[str, Any] = {}
     reference: list[Tensor] = []
     for name, options in FORMATS.items():
-        llm = LLM(model, options)
+        with patch.dict(STORAGES, int4=OTHERWISE.get(name, Int4Pages)):
+            llm = LLM(model, options)
         rows = held_out(llm.tokenizer.encode, length, limit)
         reference = reference or list(log_probabilities(llm, rows))
         found = quality(llm, rows, reference, each)
@@ -97,12 +155,14 @@ def main() -> None:
     result = {"as it is": measure(given.model, *figures)}
     with tempfile.TemporaryDirectory() as folder:
         plant(models.path(given.model), Path(folder))
+        plant_keys(Path(folder))
         result["with outliers"] = measure(folder, *figures)
     result["with outliers"].pop("conditions")  # the same, but for a folder that is gone
     result["as it is"]["conditions"] |= {
         "held_out_tokens": given.tokens * given.texts,
         "doctests": given.tasks * len(doctests.GRADES),
-        "planted": f"{PLANTED} channels of every layer's norms x {FACTOR:g}",
+        "planted": f"{PLANTED} channels of every layer's norms x {FACTOR:g}, "
+        f"a pair of every head's K x {K_FACTOR:g}",
     }
     publish(result, given.out)
 
