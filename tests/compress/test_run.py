@@ -117,11 +117,13 @@ def test_calibration_is_of_the_train_split(rows):
     from tokenizers import Tokenizer
 
     from penstock import models
+    from penstock.compress.checkpoint import Checkpoint
     from penstock.compress.corpus import calibration, held_out
     from penstock.workload import stdlib
 
-    coder = Tokenizer.from_file(str(models.path("embedded") / "tokenizer.json"))
-    found = calibration(coder, [0], rows, 64)
+    whole = Checkpoint.read(models.path("embedded"))
+    coder = Tokenizer.from_file(str(whole.source / "tokenizer.json"))
+    found = calibration(whole, rows, 64)
     assert found.shape == (rows, 65)
     text = coder.decode(found[0].tolist())
     assert any(text[4:60] in source for _, source in stdlib.texts("train"))

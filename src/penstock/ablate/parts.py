@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from penstock import models
 from penstock.ablate.load import Scale
 from penstock.ablate.progress import Progress, unwatched
@@ -128,11 +126,8 @@ class Parts:
         made.write(out, {"made": f"by penstock ablate, as {out.name}"})
 
     def _desk(self, whole: Checkpoint, out: Path, rows: int, length: int) -> Desk:
-        coder = Tokenizer.from_file(str(whole.source / "tokenizer.json"))
-        end = whole.shape.eos_token_ids[:1]
-        text = corpus.calibration(coder, end, rows, length)
         work = Work(out.with_name(f"{out.name}.partial"), {"minutes": self._scale.minutes})
-        return Desk(text, work, self._progress)
+        return Desk(corpus.calibration(whole, rows, length), work, self._progress)
 
     def _make(self, name: str, directory: Path) -> None:
         synthetic.make(

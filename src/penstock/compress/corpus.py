@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from penstock.compress.checkpoint import Checkpoint
 from penstock.workload import doctests, stdlib
 
 # Share of the rows of a batch. Tests are many and repeat themselves: a taste of them
@@ -33,7 +34,7 @@ def training_texts() -> dict[str, list[str]]:
     return {"library": list(library.values()), "tests": list(tests.values())}
 
 
-def calibration(tokenizer: Tokenizer, end: Sequence[int], rows: int, length: int) -> Tensor:
+def calibration(checkpoint: Checkpoint, rows: int, length: int) -> Tensor:
     """Token ids to learn a model's inner values from: [rows, length + 1], train split, mixed.
 
     Library and doctests alone: the library's tests would have to be read whole.
@@ -46,6 +47,8 @@ def calibration(tokenizer: Tokenizer, end: Sequence[int], rows: int, length: int
         size += len(chosen[-1])
         if size > rows * (length + 1) * _CHARACTERS:
             break
+    tokenizer = Tokenizer.from_file(str(checkpoint.source / "tokenizer.json"))
+    end = checkpoint.shape.eos_token_ids[:1]
     return Corpus.build(tokenizer, {"library": chosen}, end).batch(rows, length)
 
 

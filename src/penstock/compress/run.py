@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import torch
-from tokenizers import Tokenizer
 
 import penstock
 from penstock import models
@@ -104,9 +103,7 @@ def compress(
     plan = {"model": str(source.resolve()), "rows": rows, "length": length}
     plan["recipe"] = [msgspec.to_builtins(_timeless(how)) for how in recipe]
     work = Work(partial, plan)
-    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
-    end = current.shape.eos_token_ids[:1]
-    desk = Desk(corpus.calibration(coder, end, rows, length), work, progress)
+    desk = Desk(corpus.calibration(current, rows, length), work, progress)
     steps = []
     for number, how in enumerate(recipe):
         made = _once(current, how, desk, f"step-{number}")
