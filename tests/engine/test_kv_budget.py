@@ -47,15 +47,17 @@ def generate(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY)
 def visible(prompt: int, length: int, keep: str, attended: list[float]) -> torch.Tensor:
     """Which positions each row of a text sees: bool [length, length], as the rules say."""
     early = range(max(0, prompt - WATCHED) // SIZE)
-    near = [max(attended[max(0, page - 1) : page + 2]) for page in early]
-    loved = sorted(early, key=near.__getitem__)[-(KEPT // SIZE // 2) :]
+    own = [0.0, *attended[1 : len(early)]]
+    near = [max(own[max(0, page - 1) : page + 2]) for page in early]
+    best = sorted(early[1:], key=lambda page: (near[page], own[page]), reverse=True)
+    loved = {0, *best[: KEPT // SIZE // 2 - 1]}
 
     def worth(page: int) -> float:
         if keep == "random":
             return random.Random(page).random()
         if keep == "snapkv" and page in early:
             return math.inf if page in loved else near[page] / sum(attended)
-        return math.inf if keep == "streaming" and page == 0 else page
+        return math.inf if keep != "recent" and page == 0 else page
 
     sees, pages = torch.zeros(length, length, dtype=torch.bool), [0]
     for row in range(length):
@@ -164,13 +166,17 @@ def test_pages_are_really_free(checkpoint: Path) -> None:
 def test_what_cannot_be_kept_is_refused(checkpoint: Path) -> None:
     options = msgspec.structs.replace(BASE, kv_tokens=96)
     engine = Engine.load(str(checkpoint), options)
-    with pytest.raises(RequestRefused, match="holds 97"):
+    with pytest.raises(RequestRefused, match="prompt has 120 tokens; the KV pool holds 96"):
         engine.submit(GenerateRequest(id="long", prompt=[1] * 120, params=GREEDY))
     beams = msgspec.structs.replace(GREEDY, beam=Beam(width=2))
     with pytest.raises(RequestRefused, match="beams cannot give up KV"):
         engine.submit(GenerateRequest(id="beams", prompt=[1] * 20, params=beams))
     with pytest.raises(ValueError, match="whole pages of 4 tokens"):
         Engine.load(str(checkpoint), msgspec.structs.replace(BASE, kv_budget=50))
+    with pytest.raises(ValueError, match="kv_keep=recent without kv_budget"):
+        Engine.load(str(checkpoint), EngineOptions(kv_keep="recent"))
+    with pytest.raises(ValueError, match="kv_keep=all must be one of streaming"):
+        Engine.load(str(checkpoint), msgspec.structs.replace(BASE, kv_keep="all"))
     with pytest.raises(ValueError, match="speculate=draft needs all of the context"):
         Engine.load(str(checkpoint), msgspec.structs.replace(BASE, speculate="draft"))
     with pytest.raises(ValueError, match="kv_budget=48 needs the KV cache"):

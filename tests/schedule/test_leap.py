@@ -11,7 +11,7 @@ from penstock.schedule import Policy, Scheduler, Sequence
 
 def build(seed: int) -> tuple[Scheduler, list[tuple[int, Sequence]]]:
     rng = random.Random(seed)
-    budget = {0: None, 1: 16, 2: 24}[seed % 3]
+    budget = {0: None, 1: 32, 2: 40}[seed % 3]
     policy = Policy(
         kv_budget=budget,
         kv_keep="random" if seed % 2 else "streaming",

@@ -59,19 +59,19 @@ def reference_within(policy: Policy, size: int, prompt: list[int], limit: int) -
         ordinal = page[0][0] // size
         if policy.kv_keep == "random":
             return random.Random(ordinal).random()
-        return (
-            math.inf
-            if policy.kv_keep == "streaming" and not ordinal
-            else worth.get(ordinal, ordinal)
-        )
+        if ordinal == 0 and policy.kv_keep != "recent":
+            return math.inf
+        return worth.get(ordinal, ordinal)
 
     for position in range(limit):
         context = tuple(slot for page in pages for slot in page)
         if position == len(prompt) and watched:
             early = range(max(0, len(prompt) - watched) // size)
             masses = [mass(page) for page in pages if page]
-            near = [max(masses[max(0, i - 1) : i + 2]) for i in early]
-            loved = sorted(early, key=near.__getitem__)[-(most // 2) :]
+            own = [0.0, *masses[1 : len(early)]]
+            near = [max(own[max(0, i - 1) : i + 2]) for i in early]
+            by_mass = sorted(early[1:], key=lambda i: (near[i], own[i]), reverse=True)
+            loved = {0, *by_mass[: most // 2 - 1]}
             worth = {i: math.inf if i in loved else near[i] / sum(masses) for i in early}
         if position >= len(prompt):
             tokens.append(next_token(list(context)))

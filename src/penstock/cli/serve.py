@@ -107,12 +107,12 @@ def serve(
         ),
     ] = None,
     kv_keep: Annotated[
-        Keep,
+        Keep | None,
         typer.Option(
-            help="What they keep: the beginning and the newest (streaming), what the end of the "
-            "prompt attends to and the newest (snapkv); baselines: recent, random."
+            help="What they keep: the beginning and the newest (streaming, unless told), what the "
+            "end of the prompt attends to and the newest (snapkv); baselines: recent, random."
         ),
-    ] = _ENGINE.kv_keep,
+    ] = None,
     prefix_sharing: Annotated[
         bool, typer.Option(help="Compute a prefix that requests share once.")
     ] = _ENGINE.prefix_sharing,

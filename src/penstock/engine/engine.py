@@ -83,8 +83,10 @@ class Engine:
             batching=options.batching,
             fill_wait_s=options.fill_wait_s,
             kv_budget=options.kv_budget,
-            kv_keep=options.kv_keep,
+            kv_keep=options.kv_keep or "streaming",
         )
+        if options.kv_keep is not None and options.kv_budget is None:
+            raise ValueError(f"kv_keep={options.kv_keep} without kv_budget: say how much to keep.")
         self.facts = about
         self.scheduler = Scheduler(policy, about.pages, options.page_size)
         kv = KVStore(
@@ -170,7 +172,7 @@ class Engine:
             raise ValueError(f"request id {request.id!r} is in use.")
         self._check_ids(prompt, "prompt", "prompt")
         self._check_ids(params.logit_bias, "logit_bias", "logit_bias")
-        longest = min(about.max_model_len, self.scheduler.capacity())
+        longest = self.scheduler.longest(about.max_model_len)
         limit = longest if params.max_tokens is None else len(prompt) + params.max_tokens
         if limit > about.max_model_len or len(prompt) >= longest:
             raise _too_long(len(prompt), params.max_tokens, longest)

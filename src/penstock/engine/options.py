@@ -44,7 +44,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fill_wait_s: float = 0.05  # static only: how long a batch waits to fill
     kv_cache: bool = True
     kv_budget: int | None = None  # tokens whose K and V a request keeps behind its prompt
-    kv_keep: Keep = "streaming"  # which those are, see `schedule.budget`
+    kv_keep: Keep | None = None  # which those are, see `schedule.budget`; None: streaming
     prefix_sharing: bool = True
     chunked_prefill: bool = True
 

@@ -23,9 +23,9 @@ class Budget:
 
     - *recent*: the newer, the more; what is left is a sliding window.
     - *streaming*: the same, but the first page always stays (StreamingLLM, Xiao et al. 2023).
-    - *snapkv*: half of the budget stays with those pages of the prompt that its last tokens
-      attend to most, over all heads and layers; the rest is as recent (after SnapKV,
-      Li et al. 2024, which chooses tokens, for each head). A page counts as much as its
+    - *snapkv*: half of the budget stays with the first page and those pages of the prompt that
+      its last tokens attend to most, over all heads and layers; the rest is as recent (after
+      SnapKV, Li et al. 2024, which chooses tokens, for each head). A page counts as much as its
       neighbours: what an answer reads next stands behind what its question looks at.
     - *random*: the baseline.
     """
@@ -78,14 +78,15 @@ class Budget:
     def _by_attention(self, sequence: Sequence, attended: list[float]) -> list[float]:
         """Worth of the pages before the watched tokens; below that of every page after."""
         before = max(0, sequence.prompt - sequence.watched) // self._size
+        # The first page is where attention goes that finds nothing: it stays, and lends nothing.
+        own = [0.0, *attended[1:before]]
+        near = [max(own[max(0, i - 1) : i + 2]) for i in range(before)]
+        best = sorted(range(1, before), key=lambda i: (near[i], own[i]))[1 - self._pages // 2 :]
         total = sum(attended) or 1.0
-        worth = [max(attended[max(0, i - 1) : i + 2]) / total for i in range(before)]
-        for i in sorted(range(before), key=worth.__getitem__)[-(self._pages // 2) :]:
-            worth[i] = math.inf
-        return worth
+        return [math.inf if i == 0 or i in best else near[i] / total for i in range(before)]
 
     def _worth(self, ordinal: int) -> float:
         """Worth of the page that is so many pages from the beginning."""
         if self._keep == "random":
             return random.Random(ordinal).random()
-        return math.inf if self._keep == "streaming" and ordinal == 0 else ordinal
+        return math.inf if ordinal == 0 and self._keep != "recent" else ordinal

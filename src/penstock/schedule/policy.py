@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Keep = Literal["streaming", "snapkv", "recent", "random"]
 
+LEAST_PAGES = 4  # of a budget: the first, one that is attended to, the newest, and a next one
 WATCHED = 32  # last tokens of a prompt whose attention rates its pages, as in SnapKV
 
 
@@ -63,7 +64,8 @@ class Policy:
         beside = page_size
         if self.kv_budget is not None:
             self._check_budget(self.kv_budget, page_size)
-            beside += WATCHED - 1
+            if self.kv_keep == "snapkv":
+                beside += WATCHED - 1  # they are computed in one chunk
         least = self.max_running + beside
         if self.max_step_tokens < least:
             raise ValueError(
@@ -75,9 +77,11 @@ class Policy:
     def _check_budget(self, tokens: int, page_size: int) -> None:
         if not self.kv_cache:
             raise ValueError(f"kv_budget={tokens} needs the KV cache, which is off.")
-        if tokens < 2 * page_size or tokens % page_size:
-            pages = max(2, round(tokens / page_size))
+        if self.kv_keep not in get_args(Keep):
+            raise ValueError(f"kv_keep={self.kv_keep} must be one of {', '.join(get_args(Keep))}.")
+        if tokens < LEAST_PAGES * page_size or tokens % page_size:
+            pages = max(LEAST_PAGES, round(tokens / page_size))
             raise ValueError(
-                f"kv_budget={tokens} must be whole pages of {page_size} tokens, at least 2: "
-                f"say {pages * page_size}."
+                f"kv_budget={tokens} must be whole pages of {page_size} tokens, at least "
+                f"{LEAST_PAGES}: say {pages * page_size}."
             )

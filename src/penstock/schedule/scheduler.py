@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -159,12 +158,16 @@ class Scheduler:
     def capacity(self) -> int:
         """Longest prompt plus output, in tokens, that the pool can hold alone.
 
-        One more than its slots: the last token sampled is never computed.
-        Endless with a budget: then it is the prompt alone that must fit.
+        One more than its slots: the last token sampled is never computed. With a
+        budget that the pool holds, only the prompt must fit: see `longest`.
         """
+        return self.pool.total * self.page_size + 1
+
+    def longest(self, most: int) -> int:
+        """Longest text, prompt and output, of a model that holds `most` tokens."""
         if (self.policy.kv_budget or math.inf) <= self.pool.total * self.page_size:
-            return sys.maxsize
-        return self._pool_tokens()
+            return most
+        return min(most, self.capacity())
 
     def check_place(self, *sequences: Sequence) -> None:
         """Raise what `add` would raise.
@@ -205,13 +208,19 @@ class Scheduler:
                 f"max_tokens={sequence.limit - sequence.prompt} must be at least 1.",
                 field="max_tokens",
             )
+        if self._pages_for(sequence.prompt) > self.pool.total:
+            raise RequestRefused(
+                f"prompt has {sequence.prompt:,} tokens; the KV pool holds "
+                f"{self.capacity() - 1:,}. Shorten the prompt.",
+                field="prompt",
+            )
         if self._most(sequence) > self.pool.total:
-            room = self._pool_tokens() - sequence.prompt
+            room = self.capacity() - sequence.prompt
             remedy = f"Lower max_tokens to {room} or shorten" if room > 0 else "Shorten"
             raise RequestRefused(
                 f"max_tokens={sequence.limit - sequence.prompt:,} with a "
                 f"{sequence.prompt:,}-token prompt needs {sequence.limit:,} tokens; the KV pool "
-                f"holds {self._pool_tokens():,}. {remedy} the prompt.",
+                f"holds {self.capacity():,}. {remedy} the prompt.",
                 field="max_tokens" if room > 0 else "prompt",
             )
         if width := len(sequence.peers):
@@ -456,6 +465,8 @@ class Scheduler:
         """Plan the next chunk of a prefill; return the tokens it takes."""
         self._sharing.adopt(sequence)
         start, end = sequence.computed, sequence.target
+        if self._kv_budget is not None and sequence.budget is not None:
+            end = self._kv_budget.chunk_end(sequence, end)
         if self.policy.kv_cache:  # without a cache every step takes everything
             if self.policy.chunked_prefill:
                 end = min(end, start + budget)
@@ -516,6 +527,7 @@ class Scheduler:
     def _trim(self, sequence: Sequence, attended: Attended = NOBODY) -> None:
         """Let a sequence give up the pages that its budget does not allow."""
         assert self._kv_budget is not None
+        self._sharing.publish(sequence, sequence.computed)
         if dropped := self._kv_budget.trim(sequence, attended):
             self.dropped_tokens += dropped
             self._trimmed.append(sequence)
@@ -523,9 +535,6 @@ class Scheduler:
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
-
-    def _pool_tokens(self) -> int:
-        return self.pool.total * self.page_size + 1
 
     def _most(self, sequence: Sequence) -> int:
         """The most pages that a sequence ever holds."""
@@ -601,6 +610,8 @@ class Scheduler:
             # Sharing is not counted on: what is shared now may part later.
             running += self._decodes
             owed = sum(self._lacks(s, s.limit - 1) for s in running)
+            if self._kv_budget is not None:  # and a shared page that one gives up is not free
+                owed += sum(len(s.pages) for s in running) - self.pool.held
             need = len(sequence.group) * self._lacks(sequence, sequence.limit - 1)
         else:
             known = sequence.target

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from penstock.schedule.pool import Pool
 from penstock.schedule.prefix import ROOT
-from penstock.schedule.sequence import Sequence, no_keys
+from penstock.schedule.sequence import Sequence
 
 
 class Sharing:
@@ -52,8 +52,7 @@ class Sharing:
             if self._next(sequence) is not None:
                 # Another sequence filled the same page first. What follows
                 # would hang below a page that this sequence does not hold, so
-                # it stays private from here on.
-                sequence.keys = no_keys
+                # it stays private as long as that one is there.
                 return
             page = sequence.pages[sequence.indexed]
             self.pool.index.insert(self._parent(sequence), key, page)

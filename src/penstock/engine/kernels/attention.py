@@ -252,17 +252,18 @@ def watch(q: Tensor, pages: KVPages, batch: StepBatch) -> None:
     """Add up how much the watched rows attend to each of their pages, in one layer.
 
     `q` is [T, heads, head_dim], rotated; sliding windows are not regarded. Scores of
-    all watched rows are held at once: they are few.
+    all watched rows are held at once, for one KV head: they are few.
     """
     for span in batch.watched:
-        k = pages.gather(span.table)[0].flatten(1, 2).float()  # [kv_heads, slots, head_dim]
-        rows = q[span.start : span.end].float()
-        grouped = rows.view(len(rows), len(k), -1, q.shape[-1]).permute(1, 2, 0, 3)
-        scores = torch.einsum("kgrd,ksd->kgrs", grouped, k) / q.shape[-1] ** 0.5
+        rows = q[span.start : span.end].float()  # [rows, heads, head_dim]
+        k = pages.gather(span.table)[0].flatten(1, 2)  # [kv_heads, slots, head_dim]
         slots = torch.arange(k.shape[1], device=q.device)
         own = torch.arange(span.context - len(rows), span.context, device=q.device)
-        weights = scores.masked_fill_(slots > own[:, None], float("-inf")).softmax(-1)
-        span.mass += weights.sum((0, 1, 2)).view(len(span.table), -1).sum(-1)
+        hidden = slots > own[:, None]
+        for some, head in zip(rows.chunk(len(k), dim=1), k, strict=True):
+            scores = torch.einsum("rhd,sd->hrs", some, head.float()) / q.shape[-1] ** 0.5
+            weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1)
+            span.mass += weights.sum((0, 1)).view(len(span.table), -1).sum(-1)
 
 
 def attend_plainly(q: Tensor, pages: KVPages, batch: StepBatch, window: int | None) -> Tensor:

@@ -51,7 +51,8 @@ class PlainStep:
         q, own_kv = self._qkv(layer, y, layer.shape.heads)
         if layer.shape.fused:
             pages.write(self._batch.slots, own_kv)
-        attention.watch(q, pages, self._batch)
+        if not layer.shape.deep:
+            attention.watch(q, pages, self._batch)
         return attention.attend(q, pages, self._plan, layer.shape.window)
 
     def store(self, layer: Layer, kv: Tensor, pages: KVPages) -> None:

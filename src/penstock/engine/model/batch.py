@@ -27,7 +27,7 @@ class Watched:
     end: int
     table: Tensor  # int64 [pages]
     context: int  # slots of the table that are filled once these rows are written
-    mass: Tensor  # fp32 [pages], summed over rows, heads and layers
+    mass: Tensor  # fp32 [pages], summed over rows, heads and layers, deep ones apart
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class StepBatch:
     def wanted(self) -> StepBatch:
         """The rows whose logits are wanted, as a batch of their own: decodes, then runs of rows.
 
-        This one, where those are all. Nothing is watched in another.
+        This one, where those are all.
         """
         if len(self.logit_rows) == len(self.tokens):
             return self

@@ -54,7 +54,8 @@ class NativeStep:
         assert isinstance(pages, TiledPages)
         shape = layer.shape
         q = self._place(layer, y, pages, shape.heads, own=shape.fused)
-        attention.watch(q.view(len(q), shape.heads, -1), pages, self._batch)
+        if not shape.deep:
+            attention.watch(q.view(len(q), shape.heads, shape.head_dim), pages, self._batch)
         blocks, before, count = self._plan(shape.heads // shape.kv_heads, shape.window or 0)
         states = self._batch.decodes * shape.heads * (2 + shape.head_dim) if before else 0
         state = torch.empty(states, dtype=torch.float32)
