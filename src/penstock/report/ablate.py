@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -164,18 +163,9 @@ def write_png(found: Ablation, path: Path) -> None:
         for one in found.curves
     ]
     rows_ += [alt.hconcat(*drawn[at : at + 3], spacing=34) for at in range(0, len(drawn), 3)]
-    lines = [line for said in sentences(found) for line in textwrap.wrap(said, 165)]
-    head = alt.TitleParams(
-        text=title(found),
-        subtitle=[*lines, *textwrap.wrap("; ".join(conditions(found)) + ".", 185)],
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=18,
-    )
+    lines = look.wrapped(sentences(found), 165)
+    lines += look.wrapped(["; ".join(conditions(found)) + "."], 185)
+    head = look.head(title(found), lines)
     whole = alt.vconcat(*rows_, spacing=28, title=head)
     path.write_bytes(look.png(look.on_paper(whole.resolve_scale(color="independent"))))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,17 +92,9 @@ def write_png(found: Launched, path: Path) -> None:
     chart = figures.flags(found, 900, 200)
     if chart is None:
         raise OSError(f"{path}: no flag could be served, so there is nothing to draw")
-    lines = [line for said in sentences(found) for line in textwrap.wrap(literal(said), 150)]
-    head = alt.TitleParams(
-        text=title(found),
-        subtitle=[*lines, *textwrap.wrap(literal("; ".join(conditions(found))), 170)],
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        offset=18,
-    )
+    lines = look.wrapped(map(literal, sentences(found)), 150)
+    lines += look.wrapped([literal("; ".join(conditions(found)))], 170)
+    head = look.head(title(found), lines, subtitlePadding=3)
     path.write_bytes(look.png(look.on_paper(alt.vconcat(look.bare(chart), title=head))))
 
 

@@ -5,7 +5,6 @@ Claims are written by others: their words are shown literally everywhere.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,18 +138,9 @@ def write_png(made: Audit, path: Path) -> None:
     chart = standing(made, 860, 120)
     if chart is None:
         raise ValueError("this audit has no picture: nothing can be set against the figure.")
-    lines = [line for said in made.why for line in textwrap.wrap(literal(said), 130)]
-    head = alt.TitleParams(
-        text=f"{made.verdict.capitalize()}: {literal(figure(made.claim))}",
-        subtitle=[*textwrap.wrap(literal(made.claim.text), 130), *lines],
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=18,
-    )
+    title = f"{made.verdict.capitalize()}: {literal(figure(made.claim))}"
+    lines = look.wrapped(map(literal, (made.claim.text, *made.why)), 130)
+    head = look.head(title, lines)
     drawn = look.on_paper(alt.vconcat(look.bare(chart), title=head))
     path.write_bytes(look.png(drawn))
 

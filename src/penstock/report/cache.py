@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,18 +137,8 @@ def write_html(swept: Sweep, path: Path) -> None:
 def write_png(swept: Sweep, path: Path) -> None:
     """Write the three panels as one picture. Raises `OSError` where it cannot."""
     charts = [draw(swept, _WIDE, _HIGH) for _, _, draw in figures.FIGURES]
-    said = [asked(swept), *sentences(swept)]
-    head = alt.TitleParams(
-        text=f"KV memory and prefix hits: {swept.trace}",
-        subtitle=[line for sentence in said for line in textwrap.wrap(sentence, 105)],
-        color=look.INK[0],
-        fontSize=18,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=16,
-    )
+    lines = look.wrapped((asked(swept), *sentences(swept)), 105)
+    head = look.head(f"KV memory and prefix hits: {swept.trace}", lines, fontSize=18, offset=16)
     panels = [look.bare(chart) for chart in charts if chart is not None]
     drawn = alt.vconcat(*panels, spacing=18, title=head)
     path.write_bytes(look.png(look.on_paper(drawn)))

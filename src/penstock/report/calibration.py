@@ -138,15 +138,10 @@ def write_png(made: Calibration, path: Path) -> None:
     """Write predicted against measured as one picture. Raises `OSError` where it cannot."""
     charts = [figures.agreement(made, 520, 380), figures.course(made, 520, 380)]
     fitted = made.fitted
-    head = alt.TitleParams(
-        text=f"Step time fitted to {made.file.fit['source']}",
-        subtitle=f"{fitted.spans:,} spans of steps; held-out error {fitted.held_out_error:.1%}",
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        offset=18,
+    head = look.head(
+        f"Step time fitted to {made.file.fit['source']}",
+        [f"{fitted.spans:,} spans of steps; held-out error {fitted.held_out_error:.1%}"],
+        subtitlePadding=3,
     )
     whole = alt.hconcat(*(look.bare(chart) for chart in charts), spacing=48, title=head)
     drawn = look.on_paper(whole.resolve_scale(color="independent"))

@@ -123,16 +123,7 @@ def write_png(made: Compressed, path: Path) -> None:
         alt.hconcat(*(look.bare(chart) for chart in charts[at : at + 2]), spacing=48)
         for at in range(0, len(charts), 2)
     ]
-    head = alt.TitleParams(
-        text=f"{made.model}, compressed",
-        subtitle=list(sentences(made)),
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        offset=18,
-    )
+    head = look.head(f"{made.model}, compressed", list(sentences(made)), subtitlePadding=3)
     whole = alt.vconcat(*pairs, spacing=28, title=head).resolve_scale(x="independent")
     path.write_bytes(look.png(look.on_paper(whole)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -128,17 +127,9 @@ def write_png(found: Limits, predictions: Sequence[Prediction], path: Path) -> N
     if predictions:
         height = 40 + 26 * len(predictions)
         rows.append(look.bare(ceilings.changes(predictions, 800, height)))
-    lines = [line for said in sentences(found) for line in textwrap.wrap(said, 160)]
-    head = alt.TitleParams(
-        text=f"What the hardware allows: {found.model} on {found.devices} x {found.device}",
-        subtitle=lines,
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=18,
+    head = look.head(
+        f"What the hardware allows: {found.model} on {found.devices} x {found.device}",
+        look.wrapped(sentences(found), 160),
     )
     whole = alt.vconcat(*rows, spacing=32, title=head)
     # Each figure's colours mean something else.

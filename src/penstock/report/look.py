@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, TypeVar
 
@@ -105,6 +106,28 @@ def bare(chart: Any) -> Any:
     for name in ("config", "padding", "background", "autosize"):
         setattr(part, name, alt.Undefined)
     return part
+
+
+def head(text: str, lines: list[str], **sizes: int) -> alt.TitleParams:
+    """A picture's title and the lines under it.
+
+    `sizes` are those of Vega's titles, in pixels, where they are not the usual ones.
+    """
+    usual = {"fontSize": 20, "subtitleFontSize": 12, "subtitlePadding": 8, "offset": 18}
+    style: dict[str, Any] = usual | sizes
+    return alt.TitleParams(
+        text=text,
+        subtitle=lines,
+        color=INK[0],
+        fontWeight="bold",
+        subtitleColor=MUTED[0],
+        **style,
+    )
+
+
+def wrapped(sentences: Iterable[str], width: int) -> list[str]:
+    """Lines of at most `width` characters; every sentence begins one."""
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, width)]
 
 
 def on_paper(chart: Any) -> Chart:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,18 +226,8 @@ def write_png(plans: Plans, path: Path) -> None:
 
 def _row(answer: Answer) -> Any:
     drawn = [draw(answer, _WIDE, _HIGH) for _, _, draw in figures.FIGURES]
-    lines = [line for said in (choice(answer), *answer.ends) for line in textwrap.wrap(said, 165)]
-    head = alt.TitleParams(
-        text=question(answer),
-        subtitle=lines,
-        color=look.INK[0],
-        fontSize=18,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=18,
-    )
+    lines = look.wrapped((choice(answer), *answer.ends), 165)
+    head = look.head(question(answer), lines, fontSize=18)
     charts: Sequence[Any] = [look.bare(chart) for chart in drawn if chart is not None]
     # What a colour or a shape means is told beside the figure in which it is used.
     return alt.hconcat(*charts, spacing=48, title=head).resolve_scale(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,14 +74,6 @@ def _head(run: Run) -> alt.TitleParams:
     codes = ", ".join(dict.fromkeys(reason["code"] for reason in verdict["reasons"]))
     said = [f"INVALID ({codes}): these figures should not be claimed." if codes else "VALID."]
     said += run.summary["sentences"]
-    return alt.TitleParams(
-        text=title(run),
-        subtitle=[line for sentence in said for line in textwrap.wrap(sentence, _LINE)],
-        color=look.INK[0],
-        fontSize=22,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=13,
-        subtitlePadding=8,
-        offset=20,
+    return look.head(
+        title(run), look.wrapped(said, _LINE), fontSize=22, subtitleFontSize=13, offset=20
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,17 +100,8 @@ def write_png(found: Found, path: Path) -> None:
         figures.times(found.course, found.tokens, 680, 240),
         figures.costs(found.bill, 680, 150),
     ]
-    head = alt.TitleParams(
-        text="A prompt, shortened",
-        subtitle=[line for said in sentences(found) for line in textwrap.wrap(said, 105)],
-        color=look.INK[0],
-        fontSize=18,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=16,
-    )
+    lines = look.wrapped(sentences(found), 105)
+    head = look.head("A prompt, shortened", lines, fontSize=18, offset=16)
     drawn = alt.vconcat(
         *(look.bare(chart) for chart in panels if chart is not None), spacing=24, title=head
     ).resolve_scale(x="independent", y="independent", color="independent")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,22 +165,8 @@ def write_png(found: Trade, path: Path) -> None:
     rows = [look.bare(figures.budget(found, 985, 320))]
     if below:
         rows.append(alt.hconcat(*below, spacing=48).resolve_scale(**_APART))
-    lines = [line for said in sentences(found) for line in textwrap.wrap(said, 165)]
-    whole = alt.vconcat(
-        *rows,
-        spacing=28,
-        title=alt.TitleParams(
-            text=title(found),
-            subtitle=[*lines, *textwrap.wrap(conditions(found), 165)],
-            color=look.INK[0],
-            fontSize=20,
-            fontWeight="bold",
-            subtitleColor=look.MUTED[0],
-            subtitleFontSize=12,
-            subtitlePadding=8,
-            offset=18,
-        ),
-    )
+    lines = look.wrapped((*sentences(found), conditions(found)), 165)
+    whole = alt.vconcat(*rows, spacing=28, title=look.head(title(found), lines))
     drawn = look.on_paper(whole.resolve_scale(**_APART))
     path.write_bytes(look.png(drawn))
 

@@ -36,17 +36,7 @@ def picture(result: Simulated, path: Path) -> None:
         for title, rows in lines
     ]
     figures = result.summary()
-    head = alt.TitleParams(
-        text=_title(figures),
-        subtitle=_said(figures),
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=6,
-        offset=16,
-    )
+    head = look.head(_title(figures), _said(figures), subtitlePadding=6, offset=16)
     drawn = alt.vconcat(*panels, spacing=12, title=head)
     path.write_bytes(look.png(look.on_paper(drawn)))
 

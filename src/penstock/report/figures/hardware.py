@@ -24,22 +24,15 @@ def write_png(devices: Iterable[Device], path: Path) -> None:
     known = list(devices)
     drawn = balance([one for one in known if one.matmul_flops("bf16")], 760, 520)
     left_out = ", ".join(one.name for one in known if not one.matmul_flops("bf16"))
-    title = alt.TitleParams(
-        text="What hardware reads and computes",
-        subtitle=[
+    title = look.head(
+        "What hardware reads and computes",
+        [
             "Published peaks of one device, dense. On a dashed line a device does as many 16-bit "
             "operations as it says for each byte read:",
             "decoding with about that many sequences (of short context, weights in 16 bits) "
             "would keep both busy.",
             *([f"Without a published rate of operations: {left_out}."] if left_out else []),
         ],
-        color=look.INK[0],
-        fontSize=20,
-        fontWeight="bold",
-        subtitleColor=look.MUTED[0],
-        subtitleFontSize=12,
-        subtitlePadding=8,
-        offset=18,
     )
     picture = look.on_paper(look.bare(drawn).properties(title=title))
     path.write_bytes(look.png(picture))
