@@ -9,29 +9,22 @@ the markers of `measured`, the index between those of `index`.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pages import ROOT, fill, results
 from technique import Results
 from technique_fleets import FLEETS
 from technique_look import png
 from technique_memory import MEMORY
 from technique_models import MODELS
 from technique_steps import STEPS
-from update_readme import fill
 
-ROOT = Path(__file__).parent.parent
 HOME = ROOT / "docs/techniques"
 TECHNIQUES = (*MEMORY, *STEPS, *MODELS, *FLEETS)
-
-
-def results() -> Results:
-    """Every result on disk, by the name of its file."""
-    return {p.stem: json.loads(p.read_text()) for p in ROOT.glob("benchmarks/results/*.json")}
 
 
 def index(found: Results) -> str:
@@ -64,17 +57,22 @@ def draw(found: Results) -> None:
             (HOME / "images" / f"{one.page}.png").write_bytes(png(one.draw(found)))
 
 
+def write(found: Results) -> None:
+    """Every page and every picture."""
+    for path, text in filled(found).items():
+        path.write_text(text)
+    draw(found)
+
+
 def main(check: Annotated[bool, typer.Option("--check", help="Change nothing.")] = False) -> None:
     found = results()
-    pages = filled(found)
-    stale = [path for path, text in pages.items() if path.read_text() != text]
-    if check:
-        for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what the results say", file=sys.stderr)
-        raise typer.Exit(bool(stale))
+    if not check:
+        write(found)
+        return
+    stale = [path for path, text in filled(found).items() if path.read_text() != text]
     for path in stale:
-        path.write_text(pages[path])
-    draw(found)
+        print(f"{path.relative_to(ROOT)} is not what the results say", file=sys.stderr)
+    raise typer.Exit(bool(stale))
 
 
 if __name__ == "__main__":

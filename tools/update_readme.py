@@ -4,11 +4,10 @@
 
 Writes between the markers `<!-- begin NAME -->` and `<!-- end NAME -->`: the
 terminal report of a run, and tables from `benchmarks/results/*.json`, some of them
-in `docs/`; and the run's picture to `docs/images/bench.png`.
+in `docs/`; the run's picture to `docs/images/bench.png`; and the pages and pictures of
+`docs/techniques/` (see `technique_curves`).
 """
 
-import json
-import re
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+import pages
+import technique_curves
+from pages import ROOT, fill
 from penstock.record import run as runs
 from penstock.report import png, terminal
 from readme_audit import audited
@@ -37,8 +39,6 @@ from readme_prompts import breakeven, picture, worth
 from readme_reason import prefixes, samples
 from readme_simulator import routing, speed, split
 from readme_speculation import accepted, bounded, replayed
-
-ROOT = Path(__file__).parent.parent
 
 
 def report(run: runs.Run) -> str:
@@ -152,16 +152,8 @@ def conditions(told: dict[str, Any]) -> str:
     )
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """Replace what stands between the markers of `name`."""
-    pattern = re.compile(f"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"there are no markers for {name!r}")
-    return pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
-
-
 def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]) -> None:
-    results = {p.stem: json.loads(p.read_text()) for p in ROOT.glob("benchmarks/results/*.json")}
+    results = pages.results()
     shown = runs.load(run)
     (ROOT / "docs/images").mkdir(exist_ok=True)
     png.write(shown, ROOT / "docs/images/bench.png")
@@ -214,6 +206,7 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     page = fill(fleets.read_text(), "speed", speed(results["simulate_speed"]))
     page = fill(page, "routing", routing(results["routing_study"]))
     fleets.write_text(fill(page, "split", split(results["disaggregation_study"])))
+    technique_curves.write(results)
 
 
 if __name__ == "__main__":
