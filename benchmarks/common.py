@@ -21,7 +21,7 @@ from penstock.engine.request import GenerateRequest, SamplingParams
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """Options of every benchmark: the model, the rounds, where the JSON goes."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
@@ -99,3 +99,32 @@ def publish(result: dict[str, Any], out: Path | None) -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n")
+
+
+class Study:
+    """Results so far, written after each."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self.result: dict[str, Any] = {}
+        if out is not None and out.exists():
+            self.result = json.loads(out.read_text())
+
+    def put(self, *path: str, value: Any) -> None:
+        """Keep a value."""
+        place = self.result
+        for name in path[:-1]:
+            place = place.setdefault(name, {})
+        place[path[-1]] = value
+        if self._out is not None:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            self._out.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def has(self, *path: str) -> bool:
+        """Whether it is known."""
+        place = self.result
+        for name in path:
+            if name not in place:
+                return False
+            place = place[name]
+        return True

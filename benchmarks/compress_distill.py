@@ -16,17 +16,15 @@ from typing import Any
 
 import msgspec
 import torch
-from tokenizers import Tokenizer
 
-from benchmarks.common import arguments, conditions
-from benchmarks.compress_quality import Study, figures
+from benchmarks.common import Study
+from benchmarks.judge import Judge, arguments
 from penstock import models
 from penstock.compress import corpus
 from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.depth import Depth, prune_depth
 from penstock.compress.desk import Desk, Work
 from penstock.compress.distill import Distill, distil
-from penstock.compress.quality import log_probabilities, quality
 from penstock.engine.llm import LLM
 
 RATES = (2e-4, 5e-4, 1e-3)
@@ -55,18 +53,12 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--work", type=Path, default=Path("runs/compress_distill"))
-    parser.add_argument("--texts", type=int, default=40, help="rows of 512 held-out tokens")
-    parser.add_argument("--tasks", type=int, default=40, help="doctests of each grade")
     given = parser.parse_args()
     study = Study(given.out)
     source = models.path(given.model)
     whole = Checkpoint.read(source)
-    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
-    rows = corpus.calibration(coder, whole.shape.eos_token_ids[:1], 32, 256)
-    original = LLM(str(source))
-    text = corpus.held_out(original.tokenizer.encode, 512, given.texts)
-    reference = list(log_probabilities(original, text))
-    before = quality(original, text, reference, given.tasks)
+    rows = corpus.calibration(whole, 32, 256)
+    judge = Judge(LLM(str(source)), given)
     layers = round(len(whole.shape.layers) / 4)
     pruned = prune_depth(
         whole, Depth(layers=layers), Desk(rows, Work(given.work / "depth", {"layers": layers}))
@@ -76,15 +68,12 @@ def main() -> None:
         place = given.work / f"{name.replace(' ', '-')}"
         if not place.exists():
             made.write(place, {})
-        found = quality(LLM(str(place)), text, reference, given.tasks)
-        study.put(name, value=figures(found, before) | more)
-        print(f"{name}: loss {study.result[name]['loss_over_original']:+.2%}", flush=True)
+        found = judge.figures(LLM(str(place)))
+        study.put(name, value=found | more)
+        print(f"{name}: loss {found['loss_over_original']:+.2%}", flush=True)
 
-    study.put("original", value=figures(before, before))
-    study.put(
-        "conditions",
-        value=conditions(original.engine) | {"model": given.model, "minutes": given.minutes},
-    )
+    study.put("original", value=judge.original)
+    study.put("conditions", value=judge.conditions | {"minutes": given.minutes})
     if not study.has("pruned"):
         keep("pruned", pruned, layers_left=len(pruned.shape.layers))
     for name, teacher in (("distilled", str(source)), ("fine-tuned", None)):

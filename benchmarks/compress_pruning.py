@@ -19,19 +19,17 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.common import arguments, conditions
-from benchmarks.compress_quality import Study, figures
+from benchmarks.common import Study, conditions
+from benchmarks.judge import Judge, arguments
 from penstock import models
 from penstock.compress import corpus, forward
 from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.depth import Depth, prune_depth, without
 from penstock.compress.desk import Desk, Made, Work
-from penstock.compress.quality import log_probabilities, quality
 from penstock.compress.sparse import Sparsify, sparsify
 from penstock.compress.speed import BATCHES, speeds
 from penstock.compress.width import Width, prune_width
 from penstock.engine.llm import LLM
-from penstock.workload import doctests
 
 Prune = Callable[[Checkpoint, Desk], Made]
 
@@ -89,33 +87,19 @@ def measure_quality(study: Study, given: Any) -> None:
     """Every way's loss on the embedded model."""
     source = models.path(given.model)
     checkpoint = Checkpoint.read(source)
-    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
-    end = checkpoint.shape.eos_token_ids[:1]
-    calibration = corpus.calibration(coder, end, given.rows, given.length)
-    original = LLM(str(source))
-    rows = corpus.held_out(original.tokenizer.encode, given.tokens, given.texts)
-    reference = list(log_probabilities(original, rows))
-    before = quality(original, rows, reference, given.tasks)
-    study.put("quality", "original", value=figures(before, before))
-    study.put(
-        "conditions",
-        "quality",
-        value=conditions(original.engine)
-        | {
-            "model": given.model,
-            "held_out_tokens": given.tokens * given.texts,
-            "doctests": given.tasks * len(doctests.GRADES),
-            "calibration": f"{given.rows} rows of {given.length} tokens, train split",
-        },
-    )
+    calibration = corpus.calibration(checkpoint, given.rows, given.length)
+    judge = Judge(LLM(str(source)), given)
+    study.put("quality", "original", value=judge.original)
+    seen = f"{given.rows} rows of {given.length} tokens, train split"
+    study.put("conditions", "quality", value=judge.conditions | {"calibration": seen})
     for name, prune in WAYS.items():
         if study.has("quality", name):
             continue
         with tempfile.TemporaryDirectory() as folder:
             made = prune(checkpoint, Desk(calibration, Work(Path(folder) / "work", {})))
             made.checkpoint.write(Path(folder) / "made", {})
-            found = quality(LLM(str(Path(folder) / "made")), rows, reference, given.tasks)
-        value = figures(found, before) | {
+            found = judge.figures(LLM(str(Path(folder) / "made")))
+        value = found | {
             "parameters": made.checkpoint.parameters,
             "of_layers": _in_layers(made.checkpoint) / _in_layers(checkpoint),
         }
@@ -128,9 +112,8 @@ def measure_layers(study: Study, given: Any) -> None:
     source = models.path(given.model)
     checkpoint = Checkpoint.read(source)
     coder = Tokenizer.from_file(str(source / "tokenizer.json"))
-    end = checkpoint.shape.eos_token_ids[:1]
     texts = {
-        "calibration": corpus.calibration(coder, end, given.rows, given.length),
+        "calibration": corpus.calibration(checkpoint, given.rows, given.length),
         "held_out": corpus.held_out(lambda text: coder.encode(text).ids, given.length, given.rows),
     }
     told = f"{given.rows} rows of {given.length} tokens of each, in fp32"
@@ -183,9 +166,6 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shape", default="llama-110m")
     parser.add_argument("--part", choices=("quality", "layers", "speed", "all"), default="all")
-    parser.add_argument("--tokens", type=int, default=512, help="of a row of text")
-    parser.add_argument("--texts", type=int, default=40, help="rows of text")
-    parser.add_argument("--tasks", type=int, default=40, help="doctests of each grade")
     parser.add_argument("--rows", type=int, default=32, help="of calibration")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row of calibration")
     given = parser.parse_args()

@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.common import arguments, conditions, requests
-from benchmarks.compress_quality import Study
+from benchmarks.common import Study, arguments, conditions, requests
 from benchmarks.lanes import Lane, four, ratio
 from benchmarks.speculation import SOURCES, Bench, acceptance
 from penstock import models

@@ -19,22 +19,19 @@ from typing import Any
 
 import msgspec
 import torch
-from tokenizers import Tokenizer
 
-from benchmarks.common import arguments, conditions, spread
+from benchmarks.common import Study, conditions, spread
 from benchmarks.compress_distill import trained
-from benchmarks.compress_quality import Study, figures
+from benchmarks.judge import Judge, arguments
 from penstock import models
 from penstock.compress import corpus
 from penstock.compress.checkpoint import Checkpoint
 from penstock.compress.desk import Desk, Work
 from penstock.compress.distill import Distill
-from penstock.compress.quality import log_probabilities, quality
 from penstock.compress.speed import Load, rate
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
-from penstock.workload import doctests
 
 # A pool of a few prompts, used all over again as a server's is: its memory is there. No
 # prompt finds its beginning in it.
@@ -109,33 +106,20 @@ def measure_quality(study: Study, given: Any) -> None:
     """Loss of the embedded model: converted, then trained."""
     source = models.path(given.model)
     whole = Checkpoint.read(source)
-    coder = Tokenizer.from_file(str(source / "tokenizer.json"))
-    rows = corpus.calibration(coder, whole.shape.eos_token_ids[:1], 8, 256)
-    original = LLM(str(source))
-    text = corpus.held_out(original.tokenizer.encode, 512, given.texts)
-    reference = list(log_probabilities(original, text))
-    before = quality(original, text, reference, given.tasks)
-    study.put("quality", "original", value=figures(before, before))
-    study.put(
-        "conditions",
-        "quality",
-        value=conditions(original.engine)
-        | {
-            "model": given.model,
-            "held_out_tokens": text[:, 1:].numel(),
-            "doctests": given.tasks * len(doctests.GRADES),
-        },
-    )
+    rows = corpus.calibration(whole, 8, 256)
+    judge = Judge(LLM(str(source)), given)
+    study.put("quality", "original", value=judge.original)
+    study.put("conditions", "quality", value=judge.conditions)
 
     def keep(name: str, made: Checkpoint, **more: Any) -> None:
         place = given.work / name.replace("/", "-").replace(" ", "-")
         if not place.exists():
             made.write(place, {})
         llm = LLM(str(place))
-        found = quality(llm, text, reference, given.tasks)
+        found = judge.figures(llm)
         more["kv_bytes_per_token"] = llm.engine.facts.kv_bytes_per_token
-        study.put("quality", name, value=figures(found, before) | more)
-        print(f"{name}: {study.result['quality'][name]['loss_over_original']:+.2%}", flush=True)
+        study.put("quality", name, value=found | more)
+        print(f"{name}: {found['loss_over_original']:+.2%}", flush=True)
 
     made = {
         name: swiftkv(whole, how, Desk(rows, Work(given.work / "convert", {})))
@@ -173,8 +157,6 @@ def main() -> None:
     parser.add_argument("--part", choices=("speed", "quality", "all"), default="all")
     parser.add_argument("--minutes", type=float, default=15, help="of each training")
     parser.add_argument("--work", type=Path, default=Path("runs/swiftkv"))
-    parser.add_argument("--texts", type=int, default=40, help="rows of 512 held-out tokens")
-    parser.add_argument("--tasks", type=int, default=40, help="doctests of each grade")
     given = parser.parse_args()
     study = Study(given.out)
     for part, measure in (("speed", measure_speed), ("quality", measure_quality)):
