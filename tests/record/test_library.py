@@ -37,6 +37,14 @@ def test_runs_are_listed_by_time_and_the_unreadable_last(root):
     assert listed(root / "nothing") == []
 
 
+def test_the_two_runs_of_an_interleaved_one_are_listed(tmp_path):
+    for name in ("l/a", "l/b", "m"):
+        save(run_of(closed_point(1, seconds=12)), tmp_path / name)
+    assert {one.name for one in listed(tmp_path)} == {"l/a", "l/b", "m"}
+    assert all(one.run for one in listed(tmp_path))
+    assert find("l/b", tmp_path) == tmp_path / "l/b"
+
+
 @pytest.mark.parametrize(
     "text",
     [

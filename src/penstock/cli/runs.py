@@ -42,7 +42,7 @@ def runs(context: typer.Context, root: Root = RUNS) -> None:
     )
     for one in found:
         if one.run is not None:
-            for row in _rows(one, one.run, marks.get(one.directory.name, "")):
+            for row in _rows(one, one.run, marks.get(one.name, "")):
                 grid.add_row(*row)
     _print(grid)
     for one in found:
@@ -55,7 +55,7 @@ def _rows(one: Listed, run: Run, baseline: str) -> list[list[Any]]:
     from penstock.record.library import named_target
     from penstock.report.table import duration, figure, heading, moment
 
-    head: list[Any] = [_text(one.directory.name), moment(run.started), _text(named_target(run))]
+    head: list[Any] = [_text(one.name), moment(run.started), _text(named_target(run))]
     rows = []
     for point in run.summary["points"]:
         rows.append(
@@ -125,7 +125,7 @@ def history(
             show(value),
             NONE if interval is None else f"{show(interval[0])} to {show(interval[1])}",
             "█" * round(20 * (value or 0.0) / most) if most else "",
-            _text(one.directory.name),
+            _text(one.name),
         )
     _print(grid)
 

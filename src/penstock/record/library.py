@@ -21,6 +21,7 @@ class Listed(msgspec.Struct, kw_only=True):
     """A directory that may be a run: its `run` without records, or its `fault`."""
 
     directory: Path
+    name: str  # its path under the root
     run: Run | None = None
     fault: str | None = None
 
@@ -29,20 +30,31 @@ def listed(root: Path) -> list[Listed]:
     """Every directory under `root`, earliest run first; what cannot be read comes last."""
     if not root.is_dir():
         return []
-    found = [_look(directory) for directory in sorted(root.iterdir()) if directory.is_dir()]
+    found = [_look(root / name, name) for name in _names(root)]
     return sorted(found, key=lambda one: (one.run is None, one.run.started if one.run else ""))
 
 
-def _look(directory: Path) -> Listed:
+def _names(root: Path) -> list[str]:
+    """Paths under `root`: of its directories, and of the two runs in one of `--interleave`."""
+    found: list[Path] = []
+    for directory in sorted(root.iterdir()):
+        if directory.is_dir():
+            inner = sorted(file.parent for file in directory.glob("*/run.json"))
+            found += inner or [directory]
+    return [str(directory.relative_to(root)) for directory in found]
+
+
+def _look(directory: Path, name: str) -> Listed:
     try:
         run = load_bare(directory)
         points = run.summary["points"]
         _check(points)
     except ValueError as error:
-        return Listed(directory=directory, fault=str(error))
+        return Listed(directory=directory, name=name, fault=str(error))
     except (KeyError, TypeError, AttributeError) as error:
-        return Listed(directory=directory, fault=f"{directory} is damaged: its summary: {error!r}")
-    return Listed(directory=directory, run=run)
+        fault = f"{directory} is damaged: its summary: {error!r}"
+        return Listed(directory=directory, name=name, fault=fault)
+    return Listed(directory=directory, name=name, run=run)
 
 
 def _check(points: Any) -> None:
@@ -65,7 +77,7 @@ def find(name: str, root: Path) -> Path:
         return Path(name)
     if (baseline := baselines(root).get(name)) is not None:
         return root / baseline
-    names = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    names = _names(root) if root.is_dir() else []
     matching = [name] if name in names else [n for n in names if n.startswith(name)]
     if len(matching) == 1:
         return root / matching[0]
