@@ -127,13 +127,25 @@ def _draw_kv_formats(results: Results) -> list[Panel]:
 def _tell_kv_formats(results: Results) -> Told:
     found = results["format_quality"]["as it is"]
     told = found["conditions"]
+    outliers = results["format_quality"]["with outliers"]
     plain, both = (found[name]["loss_over_fp32"] for name in ("int8", "int8, KV int8"))
+    four, spread_out, alone = (
+        each[name]["loss_over_fp32"]
+        for each, name in (
+            (found, "bf16, KV int4"),
+            (outliers, "bf16, KV int4"),
+            (outliers, "fp32, KV int4 without Hadamard"),
+        )
+    )
     of_weights, wide, narrow = _kv_bytes(results)
     return Told(
         f"{narrow / wide:.0%} of the bytes (qwen3-0.6b: {narrow:,} instead of {wide:,} a token); "
-        f"loss {plain:+.2%} with int8 weights alone, {both:+.2%} with KV int8, embedded model",
+        f"loss {plain:+.2%} with int8 weights alone, {both:+.2%} with KV int8; KV int4 alone "
+        f"{four:+.2%}; embedded model",
         f"Held-out loss over fp32: {plain:+.2%} with int8 weights, {both:+.2%} with KV int8 as "
-        f"well ({told['date']}, {model_of(told)}, {told['held_out_tokens']:,} tokens; "
+        f"well; {four:+.2%} with KV int4 and bf16 weights, {spread_out:+.2%} where channels of K "
+        f"are large, which would be {alone:+.2%} without Hadamard's matrix ({told['date']}, "
+        f"{model_of(told)}, {told['held_out_tokens']:,} tokens; "
         "`python -m benchmarks.format_quality`). A token of qwen3-0.6b takes "
         f"{narrow:,} instead of {wide:,} bytes, so a pool of the same memory holds "
         f"{wide / narrow:.2f} times as many. In bf16 its K and V weigh as much as its int8 weights "
@@ -150,8 +162,59 @@ def _kv_bytes(results: Results) -> tuple[int, int, int]:
     return facts["weight_bytes"], wide, facts["kv_bytes_per_token"]
 
 
+_KEEPS = ("snapkv", "streaming", "recent", "random")
+
+
+def _budgets(results: Results) -> list[int]:
+    found = results["kv_budget"]["copy"]["results"]
+    return sorted({int(name.split()[1]) for name in found if " " in name})
+
+
+def _draw_kv_budget(results: Results) -> list[Panel]:
+    found = results["kv_budget"]["copy"]["results"]
+    rows: Rows = [
+        point(keep, budget, 100 * found[f"{keep} {budget}"]["right"])
+        for keep in _KEEPS
+        for budget in _budgets(results)
+    ]
+    rows += [point("all", budget, 100 * found["all"]["right"]) for budget in _budgets(results)]
+    return [
+        Lines(
+            says="% of tokens copied rightly; dashed: with all KV kept",
+            along="tokens kept",
+            rows=rows,
+            dashed=["all"],
+        )
+    ]
+
+
 def _tell_kv_budget(results: Results) -> Told:
-    return Told("tables in its page", None)  # filled by `update_readme`
+    copy, speed = results["kv_budget"]["copy"], results["kv_budget"]["speed"]
+    found, told, ratios = copy["results"], copy["conditions"], speed["ratios_to_all"]
+    budget = _budgets(results)[1]
+    shares = {keep: f"{found[f'{keep} {budget}']['right']:.0%}" for keep in _KEEPS}
+    wide = _budgets(results)[2]
+    whole = {keep: f"{found[f'{keep} {wide}']['whole']:.0%}" for keep in _KEEPS}
+    under = speed["conditions"]
+    asked, output = under["prompt_tokens"], under["output_tokens"]
+    gains = " and ".join(f"{times(ratios[way], 2)} with `{way}`" for way in ratios if way != "all")
+    return Told(
+        f"{ratios['snapkv']['median']:.2f} × where the pool holds two of eight requests, "
+        f"{under['model']} shape; a model that copies is right {shares['snapkv']} "
+        f"of the time with an {round(told['prompt_tokens'] / budget)}th of its context "
+        f"(recent {shares['recent']}, random {shares['random']})",
+        f"Copying {told['passage'] - told['cue']} tokens of a passage that stands anywhere in "
+        f"{told['prompt_tokens']:,} random ones, from its first {told['cue']} at the end: with "
+        f"{budget} tokens kept {', '.join(f'`{k}` {v}' for k, v in shares.items())}, with all "
+        f"{found['all']['right']:.0%} ({told['tasks']} prompts, greedy, a model of two layers "
+        f"trained to copy; {told['date']}; `python -m benchmarks.kv_budget --part copy`). Few of "
+        f"them whole: with {wide} kept {whole['snapkv']}, `streaming` {whole['streaming']}, since "
+        "a passage goes on behind the pages that its beginning points at. "
+        f"Throughput against keeping all: {gains}, {under['kept_tokens']} tokens kept, "
+        f"{under['requests']} requests at once of {asked:,} tokens in and {output} out in a pool "
+        f"of {under['pool_tokens']:,}; {ran(under)}, {under['weights']}, KV {under['kv']}; "
+        "`python -m benchmarks.kv_budget --part speed`.",
+    )
 
 
 MEMORY = (
@@ -185,7 +248,7 @@ MEMORY = (
         page="kv_formats",
         title="Quantized KV",
         text="lossy",
-        switch="`--kv int8`",
+        switch="`--kv int8`, `--kv int4`",
         loses="contexts are short beside the weights",
         tell=_tell_kv_formats,
         draw=_draw_kv_formats,
@@ -197,5 +260,6 @@ MEMORY = (
         switch="`--kv-budget`, `--kv-keep`",
         loses="memory is not what binds; the answer needs what nobody foresaw",
         tell=_tell_kv_budget,
+        draw=_draw_kv_budget,
     ),
 )
