@@ -110,21 +110,19 @@ def test_attention_to_pages_is_that_of_transformers(checkpoint: Path) -> None:
     assert ours == pytest.approx([float(part.sum()) for part in rows.split(SIZE)], rel=1e-4)
 
 
+OTHERS = (
+    *("lookup", "suffix", "whole prompts", "nothing shared", "static batches"),
+    *("alone", "preempted", "sampling", "three choices"),
+)
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("keep", "name"),
     [
-        "lookup",
-        "suffix",
-        "whole prompts",
-        "nothing shared",
-        "static batches",
-        "alone",
-        "preempted",
-        "sampling",
-        "three choices",
+        *((keep, name) for keep in ("streaming", "snapkv") for name in OTHERS),
+        *((keep, "preempted") for keep in ("recent", "random")),
     ],
 )
-@pytest.mark.parametrize("keep", POLICIES)
 def test_other_techniques_do_not_change_the_text(keep: str, name: str, checkpoint: Path) -> None:
     """Where pages are given up depends on the text alone: not on chunks, guesses, preemption."""
     technique, tallies = TECHNIQUES[name], Counter[str]()
