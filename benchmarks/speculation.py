@@ -17,6 +17,7 @@ before. What was learnt of guesses is kept from round to round, as a server keep
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,15 +131,21 @@ def ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
     return {"ratio": round(mean, 4), "low95": round(low, 4), "high95": round(high, 4)}
 
 
-def main() -> None:
-    """Measure acceptance, replay it, publish."""
-    parser = arguments(__doc__)
+def replayed(description: str | None) -> argparse.ArgumentParser:
+    """Options of what replays acceptance on a real shape."""
+    parser = arguments(description)
     parser.add_argument("--shape", default="qwen3-0.6b", help="a checkpoint of random weights")
     parser.add_argument(
         "--draft-shape", default="qwen3-0.6b-draft", help="its draft model, random too"
     )
     parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
     parser.add_argument("--batches", default="1,2,4,8,16,32")
+    return parser
+
+
+def main() -> None:
+    """Measure acceptance, replay it, publish."""
+    parser = replayed(__doc__)
     parser.add_argument("--fixed", default="2,4", help="draft lengths to try, draft model only")
     parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--acceptance-only", action="store_true")

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks.common import Study, arguments, conditions, requests
+from benchmarks.common import Study, conditions, requests
 from benchmarks.lanes import Lane, four, ratio
-from benchmarks.speculation import SOURCES, Bench, acceptance
+from benchmarks.speculation import SOURCES, Bench, acceptance, replayed
 from penstock import models
 from penstock.ablate.replay import Replay, Step
 from penstock.engine.engine import Engine
@@ -133,13 +133,7 @@ def cases(bench: Bench, lead: int) -> dict[str, Case]:
 
 def main() -> None:
     """Every cell that is not known yet, and publish."""
-    parser = arguments(__doc__)
-    parser.add_argument("--shape", default="qwen3-0.6b", help="a checkpoint of random weights")
-    parser.add_argument(
-        "--draft-shape", default="qwen3-0.6b-draft", help="its draft model, random too"
-    )
-    parser.add_argument("--weights", default="int8", choices=["plain", "int8", "int4"])
-    parser.add_argument("--batches", default="1,2,4,8,16,32")
+    parser = replayed(__doc__)
     parser.add_argument("--only", help="sources, by commas; all if left out")
     parser.add_argument("--seconds", type=float, default=16, help="of decode steps in a cell")
     parser.add_argument("--steps", type=int, default=2, help="in a block")

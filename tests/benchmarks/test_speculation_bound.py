@@ -87,6 +87,14 @@ def test_a_text_that_guesses_changed_is_noticed(place):
     lanes[0].end()
 
 
+def test_guesses_that_never_come_true_keep_the_promise():
+    cells = json.loads(RESULT.read_text())["cells"]
+    assert set(map(int, cells)) == {1, 2, 4, 8, 16, 32}
+    for batch, row in cells.items():
+        for name in ("hostile text", "hostile draft model"):
+            assert row[name]["low95"] >= 0.97, f"{name}, {batch} at once"
+
+
 @pytest.mark.xfail(strict=True, reason="not reached yet: sources that turn, 8 and 16 at once")
 def test_the_committed_result_keeps_the_promise():
     cells = json.loads(RESULT.read_text())["cells"]

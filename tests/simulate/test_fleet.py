@@ -49,6 +49,7 @@ def test_a_fleet_is_called_as_its_file(tmp_path: Path) -> None:
         (PLAIN + "policy = { preset = 'ours' }\n", "policy.preset='ours' must be one of penstock"),
         (PLAIN + "policy = { max_runing = 3 }\n", "policy.max_runing is unknown; there are"),
         (PLAIN + "policy = { kv_budget = 64 }\n", "policy.kv_budget=64 is not simulated"),
+        (PLAIN + "policy = { kv_keep = 'recent' }\n", "policy.kv_keep=recent is not simulated"),
         (PLAIN + "policy = { max_running = 'x' }\n", "policy: Expected `int`"),
         (PLAIN + "policy = { max_step_tokens = 8 }\n", "max_step_tokens=8 leaves no room"),
         (PLAIN + "[router]\npolicy = 'best'\n", "Invalid enum value 'best'"),

@@ -324,7 +324,7 @@ class Scheduler:
             plan.repaged += self._trimmed
             self._trimmed = []
         if plan.repaged:
-            plan.repaged = [s for s in plan.repaged if s.state is State.DECODE]
+            plan.repaged = [s for s in dict.fromkeys(plan.repaged) if s.state is State.DECODE]
         if self.policy.batching == "static":
             plan.padding = self._batch - self.running
         return plan

@@ -118,11 +118,11 @@ class Group(_Table, frozen=True, kw_only=True):
             raise ValueError(
                 f"policy.{min(unknown)} is unknown; there are preset, {', '.join(base)}"
             )
-        if told.get("kv_budget") is not None:
-            raise ValueError(
-                f"policy.kv_budget={told['kv_budget']} is not simulated: all KV is kept there. "
-                "Leave it out."
-            )
+        for name in ("kv_budget", "kv_keep"):
+            if name in told:
+                raise ValueError(
+                    f"policy.{name}={told[name]} is not simulated: all KV is kept. Leave it out."
+                )
         try:
             return msgspec.convert(base | told, Policy)
         except msgspec.ValidationError as error:
