@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -28,12 +29,24 @@ class Lane:
 
     def begin(self, lead: int = 0) -> None:
         """Begin all texts anew and say at least so many tokens of each."""
-        self.end()
-        self.texts = {request.id: list(request.prompt) for request in self.work}
-        for request in self.work:
-            self.engine.submit(request)
+        self._go_on({request.id: list(request.prompt) for request in self.work})
         while self.engine.scheduler.pending or self.said(min) < max(lead, 1):
             self.step()
+
+    def join(self, other: Lane) -> None:
+        """Go on from where the other is with each text."""
+        self._go_on({name: text[:-1] for name, text in other.texts.items()})
+        while self.engine.scheduler.pending:
+            self.step()
+
+    def _go_on(self, texts: dict[str, list[int]]) -> None:
+        self.end()
+        self.texts = texts
+        for request in self.work:
+            text = texts[request.id]
+            left = (request.params.max_tokens or 0) - (len(text) - len(request.prompt))
+            params = msgspec.structs.replace(request.params, max_tokens=left)
+            self.engine.submit(msgspec.structs.replace(request, prompt=list(text), params=params))
 
     def end(self) -> None:
         """Leave the texts where they are."""

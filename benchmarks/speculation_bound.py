@@ -8,22 +8,26 @@ few decode steps, guessing, plain, plain, guessing, so that whatever slows the m
 longer slows both. Each has K and V, requests and a memory of its own, as in a real run:
 nothing that the plain steps said is unknown to a draft model, and rests, trials
 and acceptance live through guessing steps alone. Prompts are read outside the clock.
+Half way they exchange roles: where an engine's memory lies is worth up to two percent.
 
 Acceptance is replayed as in benchmarks/speculation.py. "hostile" guesses never come true;
 "turning" ones do as recorded for the first tokens of every text, outside the clock, then
-never, and whoever guesses begins every text knowing nothing. "none" guesses on neither
-side: what the method itself is off by.
+never, and whoever guesses begins every text knowing nothing; the plain engine goes on from
+where that left each text. "none" guesses on neither side: what the method itself is off by.
 
 A ratio is of tokens per second, over all blocks of a cell; its 95 % interval is
-bootstrapped over fours of blocks. With the same --out it goes on where it stopped.
+bootstrapped over fours of blocks, each with one of the other half. With the same --out it
+goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
@@ -38,6 +42,7 @@ from penstock.engine.generation import Generation
 from penstock.engine.options import EngineOptions
 from penstock.engine.speculate.copying import Lookup, Suffix
 from penstock.engine.speculate.drafter import Drafter
+from penstock.engine.speculate.model import DraftModel
 from penstock.engine.speculate.speculator import Speculator
 from penstock.schedule import Sequence as Running
 
@@ -62,72 +67,125 @@ class Source(Replay):
         return kinds
 
 
-@dataclass
-class Case:
-    """What guesses in a cell: nobody, or a source; after `lead` tokens it turns hostile."""
+class Twins(Bench):
+    """Two engines over the same weights, each with a draft model's K and V of its own."""
 
-    source: Source | None
+    def __init__(self, model: str, draft: str, options: EngineOptions) -> None:
+        super().__init__(model, draft, options)
+        first, drafter = self.engine, self.draft_model
+        assert isinstance(drafter, DraftModel)
+        drafting = msgspec.structs.replace(options, speculate="draft", draft_model=draft)
+        self.second = Engine(
+            first.decoder, first.facts, drafting, models.path(model), drafter.decoder
+        )
+        assert self.second.speculator is not None
+        self.drafts: dict[Engine, Drafter] = {
+            first: drafter,
+            self.second: self.second.speculator.drafter,
+        }
+
+    def lanes(self, batch: int, output: int) -> tuple[Lane, Lane]:
+        """Both on the same texts, which are told first; this warms up too."""
+        work = requests(self.engine, [output] * batch, prompt=PROMPT, seed=batch)
+        lanes = Lane(self.engine, work), Lane(self.second, work)
+        for lane in lanes:
+            lane.engine.speculator = None
+        lanes[0].begin(output)
+        self.truths = {
+            (tuple(request.prompt), request.params.seed or 0): lanes[0].texts[request.id]
+            for request in work
+        }
+        return lanes
+
+
+@dataclass(frozen=True)
+class Case:
+    """What guesses in a cell; after `lead` tokens of a text it turns hostile."""
+
+    steps: list[Step] | None  # acceptance; nobody guesses without
+    search: Callable[[], Drafter] | None = None  # who looks for guesses, if not the draft model
     lead: int = 0
 
 
-def cell(case: Case, bench: Bench, lanes: tuple[Lane, Lane], given: Any) -> dict[str, Any]:
-    """Fours of blocks for so many seconds; those of one that turns last whole texts."""
-    guessing, plain = lanes
-    engine, source = guessing.engine, case.source
-    speculator = None if source is None else Speculator(source, bench.step, None)
-    fours: list[NDArray[np.float64]] = []
-    steps, guesses, guess_s = 0, 0, 0.0
-
-    def enough() -> bool:
-        return len(fours) >= LEAST and np.sum(fours, axis=0)[[1, 3]].sum() >= given.seconds
-
-    while not enough():
-        if source is not None:
-            source.truths, source.hostile = bench.truths, False
-            if case.lead:
-                speculator = Speculator(source, bench.step, None)
-        engine.speculator = speculator
-        for lane in lanes:
-            lane.begin(case.lead)
-        if source is not None:
-            source.hostile = case.lead > 0
-        tally = sum(speculator.tally.made) if speculator else 0
-        before = engine.stats()
-        while guessing.room and plain.room:
-            fours.append(four(guessing, plain, given.steps))
-            if not case.lead and enough():
-                break
-        steps += engine.stats().steps - before.steps
-        guess_s += engine.stats().guess_s - before.guess_s
-        guesses += sum(speculator.tally.made) - tally if speculator else 0
-        for lane in lanes:
-            lane.check(bench.truths)
-            lane.end()
-    tokens, seconds, plain_tokens, plain_s = np.sum(fours, axis=0).tolist()
-    return ratio(np.array(fours)) | {
+def cell(case: Case, bench: Twins, lanes: tuple[Lane, Lane], given: Any) -> dict[str, Any]:
+    """What two lanes measure in so many seconds, each guessing in half of them."""
+    one, other = lanes
+    halves = [half(case, bench, pair, given) for pair in ((one, other), (other, one))]
+    fours = np.array([a + b for a, b in zip(*(each.fours for each in halves), strict=False)])
+    steps = sum(each.steps for each in halves)
+    tokens, seconds, plain_tokens, plain_s = fours.sum(axis=0).tolist()
+    return ratio(fours) | {
         "fours": len(fours),
         "steps": steps,
-        "guesses_a_step": round(guesses / steps, 3),
-        "guessing_ms_a_step": round(1e3 * guess_s / steps, 3),  # choosing and drafting
+        "guesses_a_step": round(sum(each.guesses for each in halves) / steps, 3),
+        # Choosing and drafting.
+        "guessing_ms_a_step": round(1e3 * sum(each.guess_s for each in halves) / steps, 3),
         "tokens_per_s": round(tokens / seconds, 1),
         "plain_tokens_per_s": round(plain_tokens / plain_s, 1),
     }
 
 
-def cases(bench: Bench, lead: int) -> dict[str, Case]:
+@dataclass
+class Half:
+    """One lane guessing, the other plain."""
+
+    fours: list[NDArray[np.float64]] = field(default_factory=list)
+    steps: int = 0
+    guesses: int = 0
+    guess_s: float = 0.0
+
+
+def half(case: Case, bench: Twins, lanes: tuple[Lane, Lane], given: Any) -> Half:
+    """Fours of blocks for half the seconds; those of one that turns last whole texts."""
+    guessing, plain = lanes
+    plain.engine.speculator = None
+    engine, found = guessing.engine, Half()
+    source = speculator = None
+    if case.steps is not None:
+        source = Source(case.search() if case.search else bench.drafts[engine], case.steps)
+        source.truths = bench.truths
+        speculator = Speculator(source, bench.step, None)
+
+    def enough() -> bool:
+        seconds = np.sum(found.fours, axis=0)[[1, 3]].sum() if found.fours else 0.0
+        return len(found.fours) >= LEAST and bool(2 * seconds >= given.seconds)
+
+    while not enough():
+        if source is not None and case.lead:
+            source.hostile = False
+            speculator = Speculator(source, bench.step, None)
+        engine.speculator = speculator
+        guessing.begin(case.lead)
+        plain.join(guessing)
+        if source is not None:
+            source.hostile = case.lead > 0
+        tally = sum(speculator.tally.made) if speculator else 0
+        before = engine.stats()
+        while guessing.room and plain.room:
+            found.fours.append(four(guessing, plain, given.steps))
+            if not case.lead and enough():
+                break
+        found.steps += engine.stats().steps - before.steps
+        found.guess_s += engine.stats().guess_s - before.guess_s
+        found.guesses += sum(speculator.tally.made) - tally if speculator else 0
+        for lane in lanes:
+            lane.check(bench.truths)
+            lane.end()
+    return found
+
+
+def cases(lead: int) -> dict[str, Case]:
     """Every source by its name; acceptance is measured here."""
     steps = {source: acceptance(source, 0.0)[1] for source in SOURCES}
-    never = [(kinds, 0) for kinds, _ in steps["draft"]]
-    draft = bench.draft_model
     return {
         "none": Case(None),
-        "lookup": Case(Source(Lookup(), steps["lookup"])),
-        "suffix": Case(Source(Suffix(), steps["suffix"])),
-        "draft model": Case(Source(draft, steps["draft"])),
-        "hostile text": Case(Source(Suffix(), [((8,) * 16, 0)])),
-        "hostile draft model": Case(Source(draft, never)),
-        "turning text": Case(Source(Suffix(), steps["suffix"]), lead),
-        "turning draft model": Case(Source(draft, steps["draft"]), lead),
+        "lookup": Case(steps["lookup"], Lookup),
+        "suffix": Case(steps["suffix"], Suffix),
+        "draft model": Case(steps["draft"]),
+        "hostile text": Case([((8,) * 16, 0)], Suffix),
+        "hostile draft model": Case([(kinds, 0) for kinds, _ in steps["draft"]]),
+        "turning text": Case(steps["suffix"], Suffix, lead),
+        "turning draft model": Case(steps["draft"], None, lead),
     }
 
 
@@ -137,8 +195,8 @@ def main() -> None:
     parser.add_argument("--only", help="sources, by commas; all if left out")
     parser.add_argument("--seconds", type=float, default=16, help="of decode steps in a cell")
     parser.add_argument("--steps", type=int, default=2, help="in a block")
-    parser.add_argument("--output", type=int, default=512, help="tokens of a text")
-    parser.add_argument("--lead", type=int, default=160, help="tokens before a source turns")
+    parser.add_argument("--output", type=int, default=384, help="tokens of a text")
+    parser.add_argument("--lead", type=int, default=128, help="tokens before a source turns")
     given = parser.parse_args()
     batches = [int(count) for count in given.batches.split(",")]
     study = Study(given.out)
@@ -146,16 +204,14 @@ def main() -> None:
     options = EngineOptions(
         weights=given.weights, kv="int8", max_running=most, kv_tokens=most * (given.output + 64)
     )
-    bench = Bench(given.shape, given.draft_shape, options)
-    engine = bench.engine
-    every = cases(bench, given.lead)
+    bench = Twins(given.shape, given.draft_shape, options)
+    every = cases(given.lead)
     names = given.only.split(",") if given.only else list(every)
     if unknown := set(names) - set(every):
         parser.error(f"--only {sorted(unknown)}: there are {', '.join(every)}.")
-    plain_engine = Engine(engine.decoder, engine.facts, options, models.path(given.shape))
     study.put(
         "conditions",
-        value=conditions(engine)
+        value=conditions(bench.engine)
         | {"weights": given.weights, "kv": "int8", "prompt": PROMPT, "output": given.output}
         | {"draft": Path(given.draft_shape).name, "lead": given.lead, "steps": given.steps}
         | {"seconds": given.seconds},
@@ -163,15 +219,9 @@ def main() -> None:
     for batch in batches:
         if not (left := [name for name in names if not study.has("cells", str(batch), name)]):
             continue
-        work = requests(engine, [given.output] * batch, prompt=PROMPT, seed=batch)
-        plain = Lane(plain_engine, work)
-        plain.begin(given.output)  # warms up, and tells the texts
-        bench.truths = {
-            (tuple(request.prompt), request.params.seed or 0): plain.texts[request.id]
-            for request in work
-        }
+        lanes = bench.lanes(batch, given.output)
         for name in track(left, f"{batch} at once"):
-            value = cell(every[name], bench, (Lane(engine, work), plain), given)
+            value = cell(every[name], bench, lanes, given)
             study.put("cells", str(batch), name, value=value)
             print(batch, name, value, flush=True)
 

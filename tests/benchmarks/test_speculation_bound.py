@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from benchmarks.common import requests
-from benchmarks.lanes import Lane, ratio
-from benchmarks.speculation import Bench
-from benchmarks.speculation_bound import PROMPT, Case, Source, cell
+from benchmarks.lanes import ratio
+from benchmarks.speculation_bound import Case, Source, Twins, cell, half
 
-from penstock import models
-from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.engine.speculate.copying import Lookup
 
@@ -42,39 +38,48 @@ def test_the_interval_holds_the_truth_though_the_machine_slows_down():
 @pytest.fixture(scope="module")
 def place():
     options = EngineOptions(max_running=2, kv_tokens=2 * (OUTPUT + 64))
-    bench = Bench("embedded", "embedded-draft", options)
-    plain = Engine(bench.engine.decoder, bench.engine.facts, options, models.path("embedded"))
-    work = requests(plain, [OUTPUT] * 2, prompt=PROMPT, seed=2)
-    lane = Lane(plain, work)
-    lane.begin(OUTPUT)
-    bench.truths = {(tuple(r.prompt), r.params.seed): lane.texts[r.id] for r in work}
+    bench = Twins("embedded", "embedded-draft", options)
     bench.step = lambda rows: 1.0 + 0.01 * rows  # guesses pay
-    return bench, (Lane(bench.engine, work), lane)
+    return bench, bench.lanes(2, OUTPUT)
 
 
-def test_nobody_guesses_beside_whom_the_source_comes_true(place):
+def test_each_lane_guesses_in_one_half_and_in_the_other_nobody(place):
     bench, lanes = place
-    found = cell(Case(Source(Lookup(), [((8,) * 3, 3)])), bench, lanes, GIVEN)
-    assert found["guesses_a_step"] > 2
-    guessing, plain = (lane.engine.stats() for lane in lanes)
-    assert guessing.guessed_right[0] > 0.9 * guessing.guessed[0] > 0
-    assert plain.guessed == []
-    assert not any(lane.engine.has_work for lane in lanes)
+    for guessing, plain in (lanes, lanes[::-1]):
+        found = half(Case([((8,) * 3, 3)], Lookup), bench, (guessing, plain), GIVEN)
+        assert found.guesses > 2 * found.steps
+        stats = guessing.engine.stats()
+        assert stats.guessed_right[0] > 0.9 * stats.guessed[0] > 0
+        assert plain.engine.stats().guessed == []
 
 
-def test_a_source_that_turns_is_never_right_again(place):
+def test_a_source_that_turns_is_never_right_again(place, monkeypatch):
     bench, lanes = place
-    source = Source(bench.draft_model, [(tuple(range(3)), 3)])
     right = []
-    learn = source.learn
-    source.learn = lambda sequence, generation, came_true: (
-        right.append((source.hostile, came_true)),
-        learn(sequence, generation, came_true),
-    )
-    cell(Case(source, lead=OUTPUT // 3), bench, lanes, GIVEN)
+    learn = Source.learn
+
+    def noted(source, sequence, generation, came_true):
+        right.append((source.hostile, came_true))
+        learn(source, sequence, generation, came_true)
+
+    monkeypatch.setattr(Source, "learn", noted)
+    cell(Case([(tuple(range(3)), 3)], None, lead=OUTPUT // 3), bench, lanes, GIVEN)
     assert sum(came_true for hostile, came_true in right if not hostile) > 0
     assert sum(hostile for hostile, _ in right) > 0
     assert sum(came_true for hostile, came_true in right if hostile) == 0
+
+
+def test_who_joins_is_where_the_other_is_and_says_the_same(place):
+    bench, (one, other) = place
+    one.engine.speculator = other.engine.speculator = None
+    one.begin(20)
+    other.join(one)
+    assert other.texts == one.texts
+    other.block(10)
+    other.check(bench.truths)
+    assert other.said(min) == one.said(min) + 10
+    for lane in (one, other):
+        lane.end()
 
 
 def test_a_text_that_guesses_changed_is_noticed(place):

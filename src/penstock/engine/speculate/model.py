@@ -47,7 +47,7 @@ class DraftModel:
     def __init__(
         self, decoder: Decoder, kv: KVStore, tables: Tables, *, budget: int, seconds: Seconds
     ) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._kv = kv
         self._tables = tables
         self._budget = budget
@@ -110,15 +110,15 @@ class DraftModel:
         if layout.wanted:
             self._draw(layout, [g for _, g, _ in rows], 0)
         elif budget < self._budget:
-            self._decoder.forward(layout.batch(), self._kv)
+            self.decoder.forward(layout.batch(), self._kv)
         return rows
 
     def _draw(self, layout: Layout, drawing: list[Generation], ahead: int) -> None:
         """Take rows through the model, and a guess for each of `drawing` from their logits."""
-        logits = self._decoder.forward(layout.batch(), self._kv)
+        logits = self.decoder.forward(layout.batch(), self._kv)
         table = np.array([generation.row for generation in drawing])
         parameters = self._tables.sampling(table, np.full(len(table), ahead))
-        drawn = sample(logits, parameters, self._decoder.kernels.draw)
+        drawn = sample(logits, parameters, self.decoder.kernels.draw)
         for generation, token in zip(drawing, drawn.tolist(), strict=True):
             generation.guess.append(token)
 
@@ -146,5 +146,5 @@ class DraftModel:
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> Layout:
         tables = self._tables.pages[rows]
-        size, device = self._kv.page_size, self._decoder.device
+        size, device = self._kv.page_size, self.decoder.device
         return Layout(tokens, positions, tables, page_size=size, device=device)
