@@ -27,7 +27,7 @@ def build(seed: int) -> tuple[Scheduler, list[tuple[int, Sequence]]]:
         blocks = [rng.randrange(4) for _ in range(12)]
         room = scheduler.pool.total * scheduler.page_size
         prompt = rng.randrange(1, min(40, room))
-        limit = prompt + rng.randrange(1, min(50, scheduler.capacity() - prompt) + 1)
+        limit = prompt + rng.randrange(1, min(50, scheduler.limits.capacity - prompt) + 1)
         sequence = Sequence(
             id=i,
             prompt=prompt,

@@ -58,7 +58,7 @@ def live(policy: Policy, pages: int, page_size: int, seed: int, requests: int) -
     world = World(policy, pages, page_size, random.Random(seed) if seed % 3 else None)
     stems = [[rng.randrange(1, 50) for _ in range(rng.randrange(1, 40))] for _ in range(3)]
     held = pages * page_size + 1  # what the pool can hold of one
-    capacity = world.scheduler.capacity()
+    capacity = world.scheduler.limits.capacity
     pending = requests
     for _ in range(requests * 400):
         while pending and rng.random() < 0.5:

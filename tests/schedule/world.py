@@ -16,8 +16,8 @@ import random
 from dataclasses import dataclass, field
 
 from penstock.schedule import Policy, Scheduler, Sequence
+from penstock.schedule.plan import StepPlan
 from penstock.schedule.policy import WATCHED
-from penstock.schedule.scheduler import StepPlan
 
 VOCABULARY = 50
 STOP = 0

@@ -97,7 +97,7 @@ class Engine:
             decoder.device,
             storage=decoder.kernels.pages,
         )
-        longest = -(-min(about.max_model_len, self.scheduler.capacity()) // options.page_size)
+        longest = -(-min(about.max_model_len, self.scheduler.limits.capacity) // options.page_size)
         self._grammars = Grammars(directory, about.vocab_size, about.eos_token_ids)
         self._runner = Runner(
             decoder, kv, self._grammars, rows=options.max_running, longest=longest
@@ -172,7 +172,7 @@ class Engine:
             raise ValueError(f"request id {request.id!r} is in use.")
         self._check_ids(prompt, "prompt", "prompt")
         self._check_ids(params.logit_bias, "logit_bias", "logit_bias")
-        longest = self.scheduler.longest(about.max_model_len)
+        longest = self.scheduler.limits.longest(about.max_model_len)
         limit = longest if params.max_tokens is None else len(prompt) + params.max_tokens
         if limit > about.max_model_len or len(prompt) >= longest:
             raise _too_long(len(prompt), params.max_tokens, longest)

@@ -58,7 +58,7 @@ def measured(engine: Engine, *, rates: bool = False, rounds: int = 3) -> Measure
     With `rates` it is asked for the log probabilities of the prompt, as a scorer is.
     """
     about, step = engine.facts, engine.scheduler.policy.max_step_tokens
-    most = min(max(_LONG, 3 * step), about.max_model_len - 2, engine.scheduler.capacity() - 2)
+    most = min(max(_LONG, 3 * step), about.max_model_len - 2, engine.scheduler.limits.capacity - 2)
     rows = sorted({*_FEW, *(round(share * step) for share in _SHARES)} & set(range(1, step)))
     params = ASKED if rates else ANSWERED
     _steps(engine, most, params)  # sets the kernels up

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from types import MappingProxyType
-from typing import Literal
 
 from penstock.schedule.budget import Attended, Budget
 from penstock.schedule.calendar import Calendar
-from penstock.schedule.errors import QueueFull, RequestRefused
+from penstock.schedule.limits import Limits
+from penstock.schedule.plan import Chunk, Ended, Reason, StepPlan
 from penstock.schedule.policy import Policy
 from penstock.schedule.pool import Pool
 from penstock.schedule.prefix import PrefixIndex
 from penstock.schedule.sequence import STILL, Clock, Sequence, State, no_keys
 from penstock.schedule.sharing import Sharing
-
-Reason = Literal["stop", "length", "abort", "error"]
-
-
-@dataclass(slots=True, frozen=True)
-class Chunk:
-    """Tokens `start:end` of one sequence, to be computed in one step."""
-
-    sequence: Sequence
-    start: int
-    end: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether this chunk reaches the last known token, so that the next can be sampled."""
-        return self.end == self.sequence.target
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """One step, or with `steps` > 1 that many equal decode steps.
-
-    `decodes` is a live view, valid until `apply`; each of its sequences
-    computes its newest token and samples the next. Those in `guessed` compute so
-    many guesses of what follows beside it, and may sample as many tokens more.
-    `repaged` are the decodes that got a new page or gave some up. `preempted` lost their pages to
-    this plan (one of them may be back already, with a chunk). `padding` counts a
-    static batch's idle rows.
-    """
-
-    decodes: Collection[Sequence]
-    chunks: list[Chunk] = field(default_factory=list)
-    guessed: dict[Sequence, int] = field(default_factory=dict)
-    repaged: list[Sequence] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)
-    padding: int = 0
-    steps: int = 1
-
-
-@dataclass(slots=True, frozen=True)
-class Ended:
-    """The one end of a sequence."""
-
-    sequence: Sequence
-    reason: Reason
-
+from penstock.schedule.waiting import Waiting
 
 NO_GUESSES: Mapping[Sequence, int] = MappingProxyType({})
 NOBODY: Attended = MappingProxyType({})
@@ -94,6 +47,7 @@ class Scheduler:
         policy.check(page_size)
         self.policy = policy
         self.page_size = page_size
+        self.limits = Limits(policy, pages, page_size)
         self.pool = Pool(pages, PrefixIndex(gaps=policy.kv_budget is not None))
         self._sharing = Sharing(self.pool, page_size)
         self._kv_budget = None if policy.kv_budget is None else Budget(policy, self.pool, page_size)
@@ -102,9 +56,7 @@ class Scheduler:
         self.dropped_tokens = 0  # whose K and V were given up for a budget
 
         self._sequences: dict[Hashable, Sequence] = {}  # alive, by id
-        self._waiting: list[tuple[tuple[int, int], Sequence]] = []  # heap; may hold ended ones
-        self._waiting_count = 0
-        self._waiting_tokens = 0
+        self._waiting = Waiting(policy)
         self._prefills: dict[Sequence, None] = {}
         self._decodes: dict[Sequence, None] = {}
         self._clock = Clock()
@@ -130,7 +82,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences in the queue, preempted ones included."""
-        return self._waiting_count
+        return len(self._waiting)
 
     @property
     def decoding(self) -> Collection[Sequence]:
@@ -141,7 +93,7 @@ class Scheduler:
     def pending(self) -> int:
         """Prompt tokens that the next steps compute beside the decodes, as far as can be told."""
         running = sum(s.target - s.computed for s in self._prefills)
-        return running + (self._waiting_tokens if self.running < self.policy.max_running else 0)
+        return running + (self._waiting.tokens if self.running < self.policy.max_running else 0)
 
     @property
     def has_work(self) -> bool:
@@ -151,23 +103,9 @@ class Scheduler:
     @property
     def wake_at(self) -> float | None:
         """When to call `schedule` again though nothing arrives: a static batch stops filling."""
-        if self.policy.batching != "static" or self.running or not self._waiting_count:
+        if self.policy.batching != "static" or self.running or not self._waiting:
             return None
-        return self._head().arrival + self.policy.fill_wait_s
-
-    def capacity(self) -> int:
-        """Longest prompt plus output, in tokens, that the pool can hold alone.
-
-        One more than its slots: the last token sampled is never computed. With a
-        budget that the pool holds, only the prompt must fit: see `longest`.
-        """
-        return self.pool.total * self.page_size + 1
-
-    def longest(self, most: int) -> int:
-        """Longest text, prompt and output, of a model that holds `most` tokens."""
-        if (self.policy.kv_budget or math.inf) <= self.pool.total * self.page_size:
-            return most
-        return min(most, self.capacity())
+        return self._waiting.head.arrival + self.policy.fill_wait_s
 
     def check_place(self, *sequences: Sequence) -> None:
         """Raise what `add` would raise.
@@ -176,8 +114,10 @@ class Scheduler:
         queued now, `ValueError` for an id that is alive.
         """
         for sequence in sequences:
-            self._check_alone(sequence)
-        self._check_room(len(sequences), sum(s.prompt for s in sequences))
+            if sequence.id in self._sequences:
+                raise ValueError(f"request id {sequence.id!r} is in use.")
+            self.limits.check(sequence)
+        self._waiting.check_room(len(sequences), sum(s.prompt for s in sequences))
 
     def add(self, *sequences: Sequence, now: float = 0.0) -> None:
         """Queue sequences, all of them or none. Raises as `check_place`."""
@@ -195,82 +135,7 @@ class Scheduler:
             sequence.order = (sequence.priority, self._serial)
             sequence.arrival = now
             self._sequences[sequence.id] = sequence
-            self._queue(sequence)
-
-    def _check_alone(self, sequence: Sequence) -> None:
-        """Refuse what could not run if it were the only one."""
-        if sequence.id in self._sequences:
-            raise ValueError(f"request id {sequence.id!r} is in use.")
-        if sequence.prompt < 1:
-            raise RequestRefused("prompt is empty; give at least one token.", field="prompt")
-        if sequence.limit <= sequence.prompt:
-            raise RequestRefused(
-                f"max_tokens={sequence.limit - sequence.prompt} must be at least 1.",
-                field="max_tokens",
-            )
-        if self._pages_for(sequence.prompt) > self.pool.total:
-            raise RequestRefused(
-                f"prompt has {sequence.prompt:,} tokens; the KV pool holds "
-                f"{self.capacity() - 1:,}. Shorten the prompt.",
-                field="prompt",
-            )
-        if self._most(sequence) > self.pool.total:
-            room = self.capacity() - sequence.prompt
-            remedy = f"Lower max_tokens to {room} or shorten" if room > 0 else "Shorten"
-            raise RequestRefused(
-                f"max_tokens={sequence.limit - sequence.prompt:,} with a "
-                f"{sequence.prompt:,}-token prompt needs {sequence.limit:,} tokens; the KV pool "
-                f"holds {self.capacity():,}. {remedy} the prompt.",
-                field="max_tokens" if room > 0 else "prompt",
-            )
-        if width := len(sequence.peers):
-            self._check_group(sequence, width)
-
-    def _check_group(self, sequence: Sequence, width: int) -> None:
-        if not self.policy.kv_cache:
-            raise RequestRefused("beam search needs the KV cache, which is off.", field="beam")
-        if width > self.policy.max_running:
-            raise RequestRefused(
-                f"{width} beams run together; this server runs {self.policy.max_running} "
-                "sequences at once (max_running). Ask for fewer.",
-                field="beam",
-            )
-        if sequence.limit - 1 > (self.policy.kv_budget or math.inf):
-            raise RequestRefused(
-                f"beams cannot give up KV: up to {sequence.limit:,} tokens are over this server's "
-                f"budget of {self.policy.kv_budget:,} (kv_budget). Lower max_tokens.",
-                field="beam",
-            )
-        need = width * self._pages_for(sequence.limit - 1)
-        if need > self.pool.total:
-            room = self.pool.total // width * self.page_size + 1
-            raise RequestRefused(
-                f"{width} beams of up to {sequence.limit:,} tokens need {need:,} KV pages; the "
-                f"pool has {self.pool.total:,}, enough for {room:,} tokens each. "
-                "Ask for fewer beams or lower max_tokens.",
-                field="beam",
-            )
-
-    def _check_room(self, count: int, tokens: int) -> None:
-        policy = self.policy
-        if count > max(1, policy.max_waiting):
-            raise RequestRefused(
-                f"{count} sequences are queued together or not at all; this server's queue takes "
-                f"{policy.max_waiting} (max_waiting). Ask for fewer at once.",
-                field="n",
-            )
-        if self._waiting_count + count > policy.max_waiting:
-            raise QueueFull(
-                f"{self._waiting_count} requests wait already, the limit is "
-                f"{policy.max_waiting} (max_waiting).",
-                retry_after_s=1.0,
-            )
-        if self._waiting_count and self._waiting_tokens + tokens > policy.max_waiting_tokens:
-            raise QueueFull(
-                f"{self._waiting_tokens:,} prompt tokens wait already; {tokens:,} more "
-                f"exceed the limit of {policy.max_waiting_tokens:,} (max_waiting_tokens).",
-                retry_after_s=1.0,
-            )
+            self._waiting.add(sequence)
 
     def abort(self, sequence_id: Hashable) -> None:
         """Mark a sequence, with its peers, for its end; unknown and ended ids are ignored."""
@@ -398,8 +263,8 @@ class Scheduler:
             assert all(page in self.pool.index for page in s.pages[: s.indexed])
         waiting = [s for s in self._sequences.values() if s.state is State.WAITING]
         assert not any(s.pages for s in waiting)
-        assert len(waiting) == self._waiting_count
-        assert sum(s.target for s in waiting) == self._waiting_tokens
+        assert len(waiting) == len(self._waiting)
+        assert sum(s.target for s in waiting) == self._waiting.tokens
         assert len(waiting) + len(running) == len(self._sequences)
         assert self.running <= self.policy.max_running
         assert +self._classes == Counter(s.priority for s in running)
@@ -508,7 +373,7 @@ class Scheduler:
             self._sharing.adopt(peer)
         if budget < len(peers) or any(p.target - p.computed > 1 for p in peers):
             return False
-        missing = sum(self._pages_for(p.target) - len(p.pages) for p in peers)
+        missing = sum(self.limits.pages_for(p.target) - len(p.pages) for p in peers)
         while self.pool.available < missing:
             if (victim := self._victim(sequence, plan)) is None:
                 return False
@@ -533,36 +398,25 @@ class Scheduler:
             self._trimmed.append(sequence)
             self._departures += 1
 
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self.page_size)
-
-    def _most(self, sequence: Sequence) -> int:
-        """The most pages that a sequence ever holds."""
-        most = self._pages_for(sequence.limit - 1)
-        if self.policy.kv_budget is not None:
-            kept = max(self.policy.kv_budget, sequence.prompt)
-            most = min(most, self._pages_for(kept))
-        return most
-
     def _room(self, sequence: Sequence) -> int:
         """Tokens that a sequence can have computed with the pages it holds."""
         return len(sequence.pages) * self.page_size + sequence.dropped
 
     def _lacks(self, sequence: Sequence, tokens: int) -> int:
         """Pages still wanting, at the most, until a sequence has computed so many tokens."""
-        need = self._pages_for(tokens - sequence.dropped)
+        need = self.limits.pages_for(tokens - sequence.dropped)
         if sequence.budget is not None:
             need = min(need, sequence.budget)
             if sequence.computed < sequence.prompt:
-                need = max(need, self._pages_for(min(tokens, sequence.prompt)))
+                need = max(need, self.limits.pages_for(min(tokens, sequence.prompt)))
         return need - len(sequence.pages)
 
     # Admission
 
     def _make_way(self, plan: StepPlan) -> None:
         """Preempt what runs with a worse priority than the head of the queue, if it must."""
-        while self._waiting_count and self.policy.batching == "continuous":
-            head, worst = self._head(), max(self._classes, default=0)
+        while self._waiting and self.policy.batching == "continuous":
+            head, worst = self._waiting.head, max(self._classes, default=0)
             if worst <= head.priority or (self._seats(head) and self._fits(head)):
                 return
             self._preempt(self._youngest(), plan)
@@ -571,17 +425,14 @@ class Scheduler:
         """Let newcomers in; return what is left of the budget."""
         if self.policy.batching == "static" and not self._open_batch(now):
             return budget
-        while self._waiting_count:
-            head = self._head()
+        while self._waiting:
+            head = self._waiting.head
             if not self._seats(head) or not self._fits(head):
                 break
             if budget <= 0 and self.policy.batching == "continuous":
                 break
             for _ in head.group:  # next to each other in the queue
-                sequence = self._head()
-                heappop(self._waiting)
-                self._waiting_count -= 1
-                self._waiting_tokens -= sequence.target
+                sequence = self._waiting.pop()
                 sequence.state = State.PREFILL
                 self._prefills[sequence] = None
                 self._classes[sequence.priority] += 1
@@ -593,7 +444,7 @@ class Scheduler:
     def _open_batch(self, now: float) -> bool:
         """Static batching: whether a new batch may start."""
         wake = self.wake_at
-        return wake is not None and (self._waiting_count >= self.policy.max_running or now >= wake)
+        return wake is not None and (len(self._waiting) >= self.policy.max_running or now >= wake)
 
     def _seats(self, sequence: Sequence) -> bool:
         """Whether a newcomer, with its peers, finds a seat."""
@@ -624,17 +475,6 @@ class Scheduler:
             self._blocked = (sequence, self._departures)
             return False
         return True
-
-    def _head(self) -> Sequence:
-        while self._waiting[0][1].state is not State.WAITING:
-            heappop(self._waiting)
-        return self._waiting[0][1]
-
-    def _queue(self, sequence: Sequence) -> None:
-        sequence.state = State.WAITING
-        heappush(self._waiting, (sequence.order, sequence))
-        self._waiting_count += 1
-        self._waiting_tokens += sequence.target
 
     # Guesses
 
@@ -723,14 +563,13 @@ class Scheduler:
             member.preemptions += 1
             self.preemptions += 1
             plan.preempted.append(member)
-            self._queue(member)
+            self._waiting.add(member)
 
     def _end(self, sequence: Sequence, reason: Reason) -> None:
         if sequence.state is State.ENDED:
             return
         if sequence.state is State.WAITING:
-            self._waiting_count -= 1
-            self._waiting_tokens -= sequence.target
+            self._waiting.forget(sequence)
         else:
             self._leave(sequence)
         sequence.state = State.ENDED

@@ -9,8 +9,8 @@ from enum import Enum, auto
 from penstock.predict.steptime import StepTime
 from penstock.record.record import Outcome
 from penstock.schedule import QueueFull, RequestRefused
+from penstock.schedule.plan import Ended
 from penstock.schedule.routing import Router, View, Wanted
-from penstock.schedule.scheduler import Ended
 from penstock.simulate.call import Call
 from penstock.simulate.clock import Clock
 from penstock.simulate.fleet import Fleet

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from penstock.predict.steptime import StepLoad, StepTime, chunk_pairs
 from penstock.schedule import Policy, Scheduler, Sequence, StepPlan
+from penstock.schedule.plan import Ended
 from penstock.schedule.prefix import PrefixIndex
-from penstock.schedule.scheduler import Ended
 from penstock.schedule.sequence import no_keys
 from penstock.simulate.call import Call
 from penstock.simulate.clock import Clock, Event
