@@ -278,6 +278,54 @@ async def test_an_open_loop_waits_for_its_sessions():
     assert driven.stop_ns >= max(r.sched_ns for r in driven.records)
 
 
+async def heard(url, plan):
+    """Run the plan with one worker; how often the driver was woken from the load's start on."""
+    times = []
+
+    async def count(driven):
+        await until(lambda: driven._sender._workers)
+        reader = driven._sender._workers[0].reader
+        read = reader.read
+
+        async def counted(most):
+            data = await read(most)
+            times.append(time.monotonic_ns())
+            return data
+
+        reader.read = counted
+
+    driven = await drive(url, plan, 1, count)
+    return driven, sum(at_ns >= driven.start_ns for at_ns in times)
+
+
+async def test_the_driver_of_a_busy_worker_is_seldom_woken():
+    async with serving(ttft_s=0.5) as server:
+        driven, woken = await heard(server.url, opened(rate=400, count=600))
+    assert driven.done == 600
+    seconds = (driven.end_ns - driven.start_ns) * 1e-9
+    assert woken < seconds / 0.05 + 100  # the first and the last 50 are told one by one
+
+
+async def test_a_session_does_not_wait_until_the_driver_is_told_of_the_others():
+    plan = opened(50, 5)
+    crowd = [ask(i, at_s=i / 400) for i in range(400)]
+    plan.asks = sorted(
+        [
+            *crowd,
+            *(
+                ask(f"s{i}", at_s=0.4 + 0.03 * i, follow=lambda _, i=i: ask(f"s{i} again"))
+                for i in range(9)
+            ),
+        ],
+        key=lambda each: each.at_s,
+    )
+    async with serving(ttft_s=0.3) as server:
+        driven = await drive(server.url, plan, 1)
+    assert driven.done == len(plan.asks) + 9
+    late_ms = [(r.sent_ns - r.sched_ns) * 1e-6 for r in driven.records if "again" in r.request_id]
+    assert np.median(late_ms) < 20
+
+
 async def test_a_bug_in_following_is_not_swallowed():
     plan = closed(1, 3)
     plan.asks = [ask(i, follow=lambda answer: 1 // 0) for i in range(3)]

@@ -22,6 +22,7 @@ from time import monotonic_ns
 
 from penstock.meter.arrivals import Arrivals
 from penstock.meter.client import Call, Connections, Exchange
+from penstock.meter.line import DriverLine
 from penstock.meter.loop import TightLoop
 from penstock.meter.message import (
     Began,
@@ -29,18 +30,14 @@ from penstock.meter.message import (
     Deal,
     Ended,
     Follow,
-    Frames,
     Free,
     Go,
-    News,
     NoMore,
     Order,
     Ready,
     Setup,
     Spent,
     Stop,
-    frame,
-    read_order,
 )
 
 _AHEAD_NS = 250_000_000  # an open loop opens connections so long before they are needed
@@ -48,7 +45,9 @@ _LOOK_S = 0.05
 _OPENING = 64  # connections at once: more may overflow a server's queue, and wait a second
 _MANY = 50  # requests under way: from there on, waking for each event costs more than reading it
 _REST_S = 0.001  # so it is waited for more; the kernel has stamped them
-_TOLD_SHARE = 256  # of the answers to be told, one in so many is in a turn of a busy worker
+_OPEN_REST_S = 0.002  # longer where no slot waits for an answer's end
+_TELL_S = 0.05  # a busy worker tells so seldom: waking the driver for each would double its work
+_TOLD_SHARE = 4  # and of the answers that wait, then, one in so many
 _READY_NS = 10**10  # then the load starts with what there is
 
 
@@ -57,30 +56,45 @@ class Worker:
 
     def __init__(self, sock: socket.socket) -> None:
         self._loop = TightLoop()
-        self._driver = _Driver(self._loop, sock)
+        self._driver = DriverLine(self._loop, sock)
         self._arrivals = Arrivals.of(self._loop)
         self._queue: deque[Deal] = deque()
         self._calls: dict[int, Call] = {}
         self._ended: deque[Ended] = deque()  # and not told yet
         self._starved: deque[int] = deque()  # free slots, by when they wanted what was not there
         self._start_ns: int | None = None
-        self._all_dealt = self._stopped = self._armed = False
+        self._all_dealt = self._stopped = self._armed = self._telling = False
 
     def run(self) -> None:
         """Work until the driver hangs up."""
         while self._driver.listening:
-            busy = self._ended or len(self._calls) > _MANY
-            self._loop.turn(_REST_S if busy else 0.0)
+            self._loop.turn(self._rest_s if self._busy else 0.0)
             for order in self._driver.orders():
                 self._obey(order)
-            for _ in range(self._to_tell()):
-                self._driver.tell(self._ended.popleft())
             self._driver.flush()
 
-    def _to_tell(self) -> int:
-        """How many answers to tell now: they wait while a thousand others begin or end."""
+    @property
+    def _busy(self) -> bool:
+        return len(self._calls) > _MANY
+
+    @property
+    def _rest_s(self) -> float:
+        return _OPEN_REST_S if self._setup.slots is None else _REST_S
+
+    def _tell_soon(self) -> None:
+        if not self._telling:
+            self._telling = True
+            self._loop.call_later(_TELL_S if self._busy else 0.0, self._tell)
+
+    def _tell(self) -> None:
+        """Tell what began and ended; answers wait while a thousand others begin or end."""
         ended = len(self._ended)
-        return -(-ended // _TOLD_SHARE) if self._calls else ended
+        for _ in range(-(-ended // _TOLD_SHARE) if self._busy else ended):
+            self._driver.tell(self._ended.popleft())
+        self._driver.hurry()
+        self._telling = False
+        if self._ended:
+            self._tell_soon()
 
     def _obey(self, order: Order) -> None:
         match order:
@@ -114,7 +128,7 @@ class Worker:
         connections = self._connections
         missing = (self._setup.slots or 0) - len(connections.idle) - connections.opening
         if not (missing or connections.opening) or connections.refused or monotonic_ns() > until_ns:
-            self._driver.tell(Ready(_before_others(), self._arrivals is not None))
+            self._driver.tell_now(Ready(_before_others(), self._arrivals is not None))
             return
         connections.open_ahead(min(missing, _OPENING - connections.opening))
         self._loop.call_later(0.001, self._warm_up, until_ns)
@@ -130,7 +144,7 @@ class Worker:
     def _stop(self) -> None:
         self._stopped = True
         self._queue.clear()
-        self._driver.tell(Spent(monotonic_ns()))
+        self._driver.tell_now(Spent(monotonic_ns()))
 
     def _serve(self) -> None:
         """Send what is due, or what a slot waits for."""
@@ -152,7 +166,7 @@ class Worker:
             self._armed = True
             self._loop.call_at(start_ns + (self._queue[0].at_ns or 0), self._wake)
         elif self._all_dealt and not self._queue:
-            self._driver.tell(Spent(monotonic_ns()))
+            self._driver.tell_now(Spent(monotonic_ns()))
 
     def _wake(self) -> None:
         self._armed = False
@@ -192,67 +206,22 @@ class Worker:
     def _send(self, order: Deal | Follow, wanted_ns: int) -> None:
         number, held = order.number, order.held
         self._driver.tell(Began(number, wanted_ns))
+        self._tell_soon()
 
         def over(exchange: Exchange) -> None:
             self._calls.pop(number, None)
-            self._ended.append(Ended(number, exchange))
-            if self._setup.slots is not None and not held:
+            ended = Ended(number, exchange)
+            if held:  # a session goes on when the driver has read the answer
+                self._driver.tell_now(ended)
+                return
+            self._ended.append(ended)
+            self._tell_soon()
+            if self._setup.slots is not None:
                 self._slot_is_free_at((exchange.end_ns or wanted_ns) + self._setup.think_ns)
 
         call = self._connections.call(order.request, Exchange(), over)
         if call.exchange.end_ns is None:
             self._calls[number] = call
-
-
-class _Driver:
-    """The line to the driver. What is told goes out at the end of a turn, all at once."""
-
-    def __init__(self, loop: TightLoop, sock: socket.socket) -> None:
-        self.listening = True
-        self._loop = loop
-        self._socket = sock
-        self._frames = Frames()
-        self._orders: list[Order] = []
-        self._untold = bytearray()
-        sock.setblocking(False)
-        loop.add_reader(sock, self._read)
-
-    def orders(self) -> list[Order]:
-        """What came since it was asked last."""
-        orders, self._orders = self._orders, []
-        return orders
-
-    def tell(self, news: News) -> None:
-        """Have it sent."""
-        self._untold += frame(news)
-
-    def flush(self) -> None:
-        """Send as much as there is room for."""
-        if not self._untold or not self.listening:
-            return
-        try:
-            sent = self._socket.send(self._untold)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.listening = False
-            return
-        del self._untold[:sent]
-        if self._untold:
-            self._loop.add_writer(self._socket, self._room)
-
-    def _room(self) -> None:
-        self._loop.remove_writer(self._socket)  # the turn ends with a flush
-
-    def _read(self) -> None:
-        try:
-            data = self._socket.recv(2**20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self.listening = bool(data)
-        self._orders += map(read_order, self._frames.feed(data))
 
 
 def _before_others() -> bool:
