@@ -16,7 +16,7 @@ import torch
 
 import penstock
 from penstock.engine.engine import Engine
-from penstock.engine.request import GenerateRequest, SamplingParams
+from penstock.engine.request import GenerateRequest, ModelFacts, SamplingParams
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -30,7 +30,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def conditions(engine: Engine) -> dict[str, Any]:
     """Under which conditions the figures of one engine hold."""
-    facts = engine.facts
+    return described(engine.facts)
+
+
+def described(facts: ModelFacts) -> dict[str, Any]:
+    """The same of a model that is loaded without an engine."""
     return {
         "date": date.today().isoformat(),
         "penstock": penstock.__version__,
@@ -119,6 +123,21 @@ class Study:
         if self._out is not None:
             self._out.parent.mkdir(parents=True, exist_ok=True)
             self._out.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def under(self, conditions: dict[str, Any]) -> None:
+        """Keep the conditions of all results; the date is that of the first.
+
+        Raises `SystemExit` where the file holds results of others.
+        """
+        held = self.result.get("conditions", {})
+        if other := [
+            name for name in held if name != "date" and held[name] != conditions.get(name)
+        ]:
+            raise SystemExit(
+                f"{self._out} holds results of other conditions ({', '.join(other)}): "
+                "remove it, or choose another --out."
+            )
+        self.put("conditions", value=conditions | {"date": held.get("date", conditions["date"])})
 
     def has(self, *path: str) -> bool:
         """Whether it is known."""

@@ -4,12 +4,12 @@
 
 Acceptance is measured on the embedded model and held-out library code, greedy and
 drawn at temperature 1, for each source of guesses and by position in the guess.
-Speed is measured on a synthetic checkpoint of a real shape, whose own text means nothing: there the
-acceptance of greedy text is *replayed*. Every step draws what one step of the embedded model
-had to offer and how much of it came true; the guesses are then set right and
-wrong accordingly. All else is done: the draft model runs, guesses are verified,
-and as many are made as the engine thinks pay. "hostile" replays guesses that are
-offered and never come true.
+Speed is measured on a synthetic checkpoint of a real shape, whose own text means nothing:
+there the acceptance of greedy text is *replayed*, of the draft model that of drawn text too.
+Every step draws what one step of the embedded model had to offer and how much of it came
+true; the guesses are then set right and wrong accordingly. All else is done: texts are
+searched, the draft model runs, guesses are verified, and as many are made as the engine
+thinks pay. "hostile" replays guesses that are offered and never come true.
 
 Rounds interleave; ratios are of tokens per second against no guesses, in the run
 before. What was learnt of guesses is kept from round to round, as a server keeps it.
@@ -36,6 +36,7 @@ from penstock.engine.engine import Engine
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions, Speculate
 from penstock.engine.request import SamplingParams
+from penstock.engine.speculate.copying import Lookup, Suffix
 from penstock.engine.speculate.speculator import Speculator
 
 SOURCES: tuple[Speculate, ...] = ("lookup", "suffix", "draft")
@@ -164,14 +165,15 @@ def main() -> None:
         return
     options = EngineOptions(weights=given.weights, kv="int8", max_running=32, kv_tokens=32 * 512)
     bench = Bench(given.shape, given.draft_shape, options)
-    draft = measured["draft"][1]
+    draft, drawn = measured["draft"][1], acceptance("draft", 1.0)[1]
     modes: dict[str, tuple[Replay, int | None]] = {
         "draft model": (Replay(bench.draft_model, draft), None),
-        "lookup": (Replay(None, measured["lookup"][1]), None),
-        "suffix": (Replay(None, measured["suffix"][1]), None),
+        "draft model, drawn text": (Replay(bench.draft_model, drawn), None),
+        "lookup": (Replay(Lookup(), measured["lookup"][1]), None),
+        "suffix": (Replay(Suffix(), measured["suffix"][1]), None),
         "hostile, draft model": (
             Replay(bench.draft_model, [(kinds, 0) for kinds, _ in draft]), None),
-        "hostile, text": (Replay(None, [((8,) * 16, 0)]), None),
+        "hostile, text": (Replay(Suffix(), [((8,) * 16, 0)]), None),
         **{
             f"draft model, always {count}": (
                 Replay(bench.draft_model, draft), int(count))

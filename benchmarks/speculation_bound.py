@@ -13,7 +13,8 @@ Half way they exchange roles: where an engine's memory lies is worth up to two p
 Acceptance is replayed as in benchmarks/speculation.py. "hostile" guesses never come true;
 "turning" ones do as recorded for the first tokens of every text, outside the clock, then
 never, and whoever guesses begins every text knowing nothing; the plain engine goes on from
-where that left each text. "none" guesses on neither side: what the method itself is off by.
+where that left each text. "none" is as "turning", but after its first tokens nobody guesses
+on either side: what the method itself is off by.
 
 A ratio is of tokens per second, over all blocks of a cell; its 95 % interval is
 bootstrapped over fours of blocks, each with one of the other half. With the same --out it
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -51,16 +52,12 @@ LEAST = 8  # fours of blocks for an interval
 
 
 class Source(Replay):
-    """A replay that has the real source do its search too; hostile from when it is told to be."""
+    """A replay whose guesses never come true once it is told to be hostile."""
 
-    def __init__(self, inner: Drafter, steps: list[Step]) -> None:
-        super().__init__(inner, steps)
-        self._asked = inner
-        self.hostile = False
+    hostile = False
 
     def offer(self, sequence: Running, generation: Generation) -> list[Any]:
         """The offer of some recorded step."""
-        self._asked.offer(sequence, generation)
         kinds = super().offer(sequence, generation)
         if self.hostile:
             self._now[sequence] = tuple(kinds), 0
@@ -100,11 +97,12 @@ class Twins(Bench):
 
 @dataclass(frozen=True)
 class Case:
-    """What guesses in a cell; after `lead` tokens of a text it turns hostile."""
+    """What guesses in a cell, and what becomes of it after `lead` tokens of a text."""
 
-    steps: list[Step] | None  # acceptance; nobody guesses without
+    steps: list[Step]  # acceptance
     search: Callable[[], Drafter] | None = None  # who looks for guesses, if not the draft model
     lead: int = 0
+    after: Literal["hostile", "nobody"] = "hostile"
 
 
 def cell(case: Case, bench: Twins, lanes: tuple[Lane, Lane], given: Any) -> dict[str, Any]:
@@ -140,34 +138,33 @@ def half(case: Case, bench: Twins, lanes: tuple[Lane, Lane], given: Any) -> Half
     guessing, plain = lanes
     plain.engine.speculator = None
     engine, found = guessing.engine, Half()
-    source = speculator = None
-    if case.steps is not None:
-        source = Source(case.search() if case.search else bench.drafts[engine], case.steps)
-        source.truths = bench.truths
-        speculator = Speculator(source, bench.step, None)
+    source = Source(case.search() if case.search else bench.drafts[engine], case.steps)
+    source.truths = bench.truths
+    speculator = Speculator(source, bench.step, None)
 
     def enough() -> bool:
         seconds = np.sum(found.fours, axis=0)[[1, 3]].sum() if found.fours else 0.0
         return len(found.fours) >= LEAST and bool(2 * seconds >= given.seconds)
 
     while not enough():
-        if source is not None and case.lead:
+        if case.lead:
             source.hostile = False
             speculator = Speculator(source, bench.step, None)
         engine.speculator = speculator
         guessing.begin(case.lead)
         plain.join(guessing)
-        if source is not None:
-            source.hostile = case.lead > 0
-        tally = sum(speculator.tally.made) if speculator else 0
-        before = engine.stats()
+        if case.lead:
+            source.hostile = True
+            if case.after == "nobody":
+                engine.speculator = None
+        made, before = sum(speculator.tally.made), engine.stats()
         while guessing.room and plain.room:
             found.fours.append(four(guessing, plain, given.steps))
             if not case.lead and enough():
                 break
         found.steps += engine.stats().steps - before.steps
         found.guess_s += engine.stats().guess_s - before.guess_s
-        found.guesses += sum(speculator.tally.made) - tally if speculator else 0
+        found.guesses += sum(speculator.tally.made) - made
         for lane in lanes:
             lane.check(bench.truths)
             lane.end()
@@ -178,7 +175,7 @@ def cases(lead: int) -> dict[str, Case]:
     """Every source by its name; acceptance is measured here."""
     steps = {source: acceptance(source, 0.0)[1] for source in SOURCES}
     return {
-        "none": Case(None),
+        "none": Case(steps["suffix"], Suffix, lead, "nobody"),
         "lookup": Case(steps["lookup"], Lookup),
         "suffix": Case(steps["suffix"], Suffix),
         "draft model": Case(steps["draft"]),
@@ -209,12 +206,16 @@ def main() -> None:
     names = given.only.split(",") if given.only else list(every)
     if unknown := set(names) - set(every):
         parser.error(f"--only {sorted(unknown)}: there are {', '.join(every)}.")
-    study.put(
-        "conditions",
-        value=conditions(bench.engine)
+    study.under(
+        conditions(bench.engine)
         | {"weights": given.weights, "kv": "int8", "prompt": PROMPT, "output": given.output}
         | {"draft": Path(given.draft_shape).name, "lead": given.lead, "steps": given.steps}
-        | {"seconds": given.seconds},
+        | {"seconds": given.seconds}
+    )
+    # The engine goes by it; it was measured anew when this process began.
+    study.put(
+        "step_ms",
+        value={str(rows): round(1e3 * bench.step(rows), 2) for rows in (1, 2, 4, 8, 16, 32, 64)},
     )
     for batch in batches:
         if not (left := [name for name in names if not study.has("cells", str(batch), name)]):

@@ -60,8 +60,8 @@ class Replay:
     """Offers what was recorded, and lets as much of it come true.
 
     `truths` are the texts that the model says anyway, prompt first, by prompt and
-    seed. Where there is an inner drafter, a draft model, it does its work; its
-    guesses are overwritten.
+    seed. Where there is an inner drafter, it does its work; its guesses are
+    overwritten.
     """
 
     def __init__(self, inner: Drafter | None, steps: Sequence[Step]) -> None:
@@ -74,6 +74,8 @@ class Replay:
 
     def offer(self, sequence: Running, generation: Generation) -> list[Hashable]:
         """The offer of some recorded step."""
+        if self._inner is not None:
+            self._inner.offer(sequence, generation)
         self._now[sequence] = step = self._rng.choice(self._steps)
         return list(step[0])
 

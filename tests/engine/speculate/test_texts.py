@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
 
 from penstock.engine.generation import generations
 from penstock.engine.request import GenerateRequest, SamplingParams
-from penstock.engine.speculate.copying import MOST, Lookup, Suffix
+from penstock.engine.speculate.copying import INDEXED, MOST, Lookup, Suffix
 from penstock.engine.speculate.texts import GRAMS, PLACES, REACH, Texts
 from penstock.schedule import Sequence
 
@@ -41,6 +42,9 @@ def test_matches_are_those_of_a_plain_search(seed: int) -> None:
         index.begin()
         for token in text:
             index.extend([token])
+            if rng.random() < 0.3:
+                index.index(rng.randrange(1, 5))
+    index.index(1000)
     context = [rng.randrange(3) for _ in range(rng.randrange(2, 12))]
     expected = plainly(texts, context)
     found = list(index.matches(context))
@@ -50,7 +54,45 @@ def test_matches_are_those_of_a_plain_search(seed: int) -> None:
 def test_a_match_is_measured_no_further_than_its_reach() -> None:
     index = Texts()
     index.extend([1] * 500)
+    index.index(500)
     assert {common for common, _ in index.matches([1] * 400)} == {REACH}
+
+
+def test_a_text_is_indexed_a_piece_at_a_time() -> None:
+    index = Texts()
+    index.extend([*range(100), 5, 6, 7])
+    assert list(index.matches([5, 6])) == []
+    index.index(7)
+    assert [place for _, place in index.matches([5, 6])] == [7]
+    index.index(1000)
+    assert [place for _, place in index.matches([5, 6])] == [102, 7]
+
+
+def test_the_index_of_a_long_prompt_is_nothing_that_is_collected() -> None:
+    index = Texts()
+    index.extend([random.Random(0).randrange(100_000) for _ in range(20_000)])
+    gc.collect()
+    before = len(gc.get_objects())
+    index.index(20_000)
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_a_long_prompt_is_indexed_over_several_steps_and_then_found() -> None:
+    text = [*range(10, 10 + 3 * INDEXED), 11, 12]
+    drafter = Lookup()
+    sequence, generation = running(text)
+    offers = [drafter.offer(sequence, generation) for _ in range(4)]
+    assert offers[0]  # the front first, then the rest
+    assert len(offers[3]) == MOST
+    drafter = Lookup()
+    late = [*range(10, 10 + 3 * INDEXED), 5 + 3 * INDEXED, 6 + 3 * INDEXED]
+    sequence, generation = running(late)
+    assert [bool(drafter.offer(sequence, generation)) for _ in range(4)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def running(tokens: list[int], name: str = "a") -> tuple[Sequence, object]:

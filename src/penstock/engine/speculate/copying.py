@@ -16,6 +16,9 @@ MOST = 16  # guesses for one step
 # Past outputs are kept in two halves; when the younger one is full, the older goes.
 HALF_TOKENS = 250_000
 
+# Tokens of a text that are indexed at a time: a long prompt shall not hold up a step.
+INDEXED = 256
+
 # A chain of votes is followed while so much of the vote agrees with all of it.
 LEAST_SHARE = 0.1
 
@@ -33,6 +36,7 @@ class _Copying(ABC):
         """As `Drafter.offer`: guesses are alike when as many tokens before them matched."""
         own = self._own.setdefault(sequence, Texts())
         own.extend(generation.tokens[len(own.tokens) :])
+        own.index(INDEXED)
         matched, guess = self._find(own, generation.tokens[-64:])
         self._found[sequence] = guess
         return [min(matched, 16)] * len(guess)
@@ -92,6 +96,8 @@ class Suffix(_Copying):
         self._young.extend(generation.tokens[sequence.prompt :])
 
     def _find(self, own: Texts, context: list[int]) -> tuple[int, list[int]]:
+        for texts in (self._young, self._old):
+            texts.index(INDEXED)
         matches = [
             (matched, texts.tokens, place)
             for texts in (own, self._young, self._old)
