@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 
 from penstock import models
@@ -50,6 +51,7 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    sequence_steps: int = 0
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
@@ -333,6 +335,7 @@ class Engine:
             if newborn:
                 delta.prompt_logprobs = generation.prompt_logprobs
             self._counters.output_tokens += len(new)
+            self._counters.sequence_steps += 1
             if (
                 generation.failure is not None
                 or generation.over
@@ -370,6 +373,7 @@ class Engine:
             prompt_tokens=counters.prompt_tokens,
             cached_tokens=counters.cached_tokens,
             output_tokens=counters.output_tokens,
+            sequence_steps=counters.sequence_steps,
             preemptions=scheduler.preemptions,
             dropped_tokens=scheduler.dropped_tokens,
             finished=counters.finished,
@@ -405,6 +409,7 @@ class Engine:
                 delta.token_ids, delta.finish_reason = best.tokens, best.reason
                 delta.score = best.score
                 self._counters.output_tokens += len(best.tokens)
+                self._counters.sequence_steps += len(best.tokens)
             delta.timing = _timing(sequence, generation, now)
             counters = self._counters
             if delta.finish_reason == "abort":
@@ -429,7 +434,7 @@ class Engine:
         """Seconds until a place in the queue should be free, from the pace so far."""
         ended = self._counters.finished + self._counters.cancelled
         spent = self.spent
-        busy = spent.schedule + spent.prepare + spent.model + spent.sample + spent.account
+        busy = sum(msgspec.structs.astuple(spent))
         return min(60.0, max(1.0, busy / ended if ended else 1.0))
 
 

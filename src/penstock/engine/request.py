@@ -213,6 +213,7 @@ class EngineStats(msgspec.Struct, kw_only=True):
     prompt_tokens: int  # of prompts whose first token is out; recomputation does not count
     cached_tokens: int  # of those, found in the prefix cache
     output_tokens: int
+    sequence_steps: int = 0  # sums, over all sequences, the steps that gave them tokens
     preemptions: int
     dropped_tokens: int = 0  # whose K and V were given up for a budget
     finished: int
