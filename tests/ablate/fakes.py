@@ -50,8 +50,10 @@ class FakeCrew:
     """See `Crew`. `served` notes every serving; after `stop_after` of them comes Ctrl-C."""
 
     served: ClassVar[list] = []
+    guesses: ClassVar[dict] = {}  # what a source of guesses gives, in even and odd rounds
     stop_after: int | None = None
     lacking: str | None = None
+    fading: str | None = None  # settings that serve, and whose worker dies thereafter
 
     def __init__(self, model, load, parts) -> None:
         self.scale = load.scale
@@ -66,6 +68,8 @@ class FakeCrew:
         pass
 
     def ready(self, setting) -> Ready:
+        if self.fading is not None and self.fading in str(setting):
+            raise Cannot("a worker ended with status -9: ")
         return Ready(precision="bf16", kv="bf16", threads=2, weight_bytes=1 << 20, parameters=1)
 
     def serve(self, setting, turn, count) -> Shot:
@@ -75,8 +79,9 @@ class FakeCrew:
             raise Cannot(f"{self.lacking} cannot be had here")
         self.served.append((setting, turn, count))
         said = [[turn[1], index, 7, 8] for index in range(count)]
+        guesses = self.guesses.get(setting.options.speculate, (1.0, 1.0))[turn[1] % 2]
         return Shot(
-            seconds=4 * count / speed(setting),
+            seconds=4 * count / speed(setting) / guesses,
             prompt_tokens=48 * count,
             cached_tokens=0,
             ttft=[0.1] * count,
@@ -93,11 +98,11 @@ class FakeJudge:
         self.model = "embedded"
 
     def worth(self, setting) -> Worth:
-        lossy = setting.options.weights != "plain"
+        lossy = [setting.options.weights != "plain", "pruned" in setting.forms]
         return Worth(
             model="embedded",
-            loss=2.8 if lossy else 2.7,
-            change=0.03 if lossy else 0.0,
+            loss=2.8 if any(lossy) else 2.7,
+            change=0.03 * lossy[0] + 0.1 * lossy[1],
             change_ci95=None,
             kl=0.01,
             doctests_right=0.5,

@@ -1,19 +1,19 @@
 """Every rung is asked the same."""
 
 import pytest
-from tokenizers import Tokenizer
 
 from penstock import models
 from penstock.ablate.load import LENGTHS, QUICK, Load, Scale
 
 pytest.importorskip("torch", reason="seeds of choices are the engine's")
+from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.sampling import choice_seed
 from tests.ablate.fakes import TINY
 
 
 @pytest.fixture(scope="module")
 def load():
-    return Load(TINY, Tokenizer.from_file(str(models.path("embedded") / "tokenizer.json")))
+    return Load(TINY, Tokenizer.load(models.path("embedded")).encode)
 
 
 def test_lengths_of_neighbours_average_one():

@@ -8,13 +8,18 @@ import msgspec
 import pytest
 
 pytest.importorskip("torch", reason="workers are engines")
+from penstock import models
 from penstock.ablate.climb import Plan, ablate
+from penstock.ablate.crew import Cannot, Crew
 from penstock.ablate.hand import Broken, Hand, family, hired, running
+from penstock.ablate.load import Load
+from penstock.ablate.parts import Parts
 from penstock.ablate.replay import Replay
-from penstock.ablate.rungs import ladder
+from penstock.ablate.rungs import bottom, ladder
 from penstock.ablate.setting import Asked, Order, Start
 from penstock.ablate.worker import _serve
 from penstock.engine.llm import LLM
+from penstock.engine.model.tokenizer import Tokenizer
 from penstock.engine.options import EngineOptions
 from tests.ablate.fakes import TINY
 
@@ -71,6 +76,25 @@ def test_a_dead_worker_is_told_with_its_last_words(tmp_path):
         running(words, log, stdin=-1, stdout=-1) as process,
     ):
         Hand(process, log, Start(model="embedded", options=EngineOptions()))
+
+
+@pytest.mark.parametrize(
+    "before", ["", """read -r start; echo '{"precision": "bf16"}'; read -r order;"""]
+)
+def test_a_worker_killed_while_it_loads_or_warms_is_a_setting_that_cannot_be(
+    before, tmp_path, monkeypatch
+):
+    program = tmp_path / "killed"
+    program.write_text(f"#!/bin/sh\n{before}\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    load = Load(TINY, Tokenizer.load(models.path("embedded")).encode)
+    with Crew("embedded", load, Parts(tmp_path, TINY)) as crew:
+        for asked in (lambda s: crew.serve(s, ("rounds", 0), 1), crew.ready):
+            with pytest.raises(Cannot, match="ended with status -9"):
+                asked(bottom(TINY))
+    with pytest.raises(ValueError, match="kv-cache, to which all compare, cannot be.*status -9"):
+        ablate(Plan(model="embedded", scale=TINY), tmp_path / "run", price=1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="families are found in /proc")

@@ -41,6 +41,23 @@ def test_json_and_nothing_else(fake, tmp_path):  # noqa: F811
     assert found["top"]["steps"] == pytest.approx(found["top"]["exact"] * found["top"]["lossy"])
 
 
+def test_a_server_is_asked_any_number_of_requests(tmp_path):
+    result = penstock(
+        *("--launch", "no-such-program {port} {flag}", "--flag", "--x", "--requests", "10"),
+        *("--out", tmp_path),
+        exit_code=1,
+    )
+    assert "no-such-program" in result.output
+
+
+def test_what_a_server_says_cannot_drive_the_terminal(tmp_path):
+    says = r"printf '\033]0;owned\007\033[2J'; exit 3"
+    command = f'sh -c "{says}" {{port}} {{flag}}'
+    result = penstock("--launch", command, "--flag", "--x", "--out", tmp_path, exit_code=1)
+    assert "\\x1b]0;owned" in result.output
+    assert not {"\x1b", "\x07"} & set(result.output)
+
+
 def test_ctrl_c_keeps_what_is_measured(fake, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(fake, "stop_after", 5)
     result = penstock("embedded", *SMALL, "--out", tmp_path, exit_code=130)
@@ -56,6 +73,9 @@ def test_ctrl_c_keeps_what_is_measured(fake, tmp_path, monkeypatch):  # noqa: F8
         (("embedded", "--flag", "--x"), "belongs to --launch", 2),
         (("embedded", "--launch", "serve {port} {flag}"), "says what is served", 2),
         (("--launch", "serve {port}", "--flag", "--x"), "{flag}", 1),
+        (("--launch", "s", "--samples", "2", "--draft", "d"), "--samples and --draft", 2),
+        (("--launch", "s", "--minutes", "2", "--leave-out", "d"), "not with --launch", 2),
+        (("--launch", "s {port} {flag}", "--price", "in=1,out=2"), "paid by the hour", 2),
         (("embedded", "--requests", "7"), "multiple of samples", 1),
         (("no-such-model",), "neither a directory nor one of", 1),
     ],

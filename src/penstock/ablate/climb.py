@@ -6,12 +6,10 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import Tokenizer
 
 import penstock
 from penstock import models
@@ -39,7 +37,8 @@ from penstock.ablate.rungs import BASE, Rung, bottom, ladder
 from penstock.ablate.setting import Ready, Setting, Shot
 from penstock.ablate.store import Store
 from penstock.ablate.worth import Judge
-from penstock.meter.machine import describe
+from penstock.engine.model.config import ModelConfig
+from penstock.engine.model.tokenizer import Tokenizer
 from penstock.record.price import MILLION, SECONDS
 
 CURVE_ROUNDS = 2
@@ -68,6 +67,11 @@ class Climbed:
     ready: Ready | None = None
     cannot: str | None = None
 
+    @property
+    def kept(self) -> bool:
+        """Whether later rungs stand on it."""
+        return self.together is not None and self.together.kept
+
 
 def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwatched) -> Ablation:
     """Measure the ladder; what is measured is kept in `directory`, and gone on from.
@@ -76,11 +80,12 @@ def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwat
     cannot be done.
     """
     parts = Parts(directory / "parts", plan.scale, progress, plan.draft)
-    model = parts.model(plan.model)
+    model = Path(parts.model(plan.model))
+    _check_context(plan.scale, model)
+    load = Load(plan.scale, Tokenizer.load(model).encode)
     store = Store(directory / "ablate.jsonl", plan)
-    tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
     rungs = _chosen(ladder(plan.scale, parts.draft(plan.model)), plan.without)
-    with Crew(plan.model, Load(plan.scale, tokenizer), parts) as crew:
+    with Crew(plan.model, load, parts) as crew:
         climb = Climb(rungs, plan.scale, crew, store, progress)
         climbed = climb.up()
         top = climb.top(climbed)
@@ -94,9 +99,19 @@ def ablate(plan: Plan, directory: Path, price: float, progress: Progress = unwat
         rungs=results,
         top=top,
         curves=[one.curve for one in climbed if one.curve is not None],
-        conditions=_conditions(plan, price, judge.model),
-        notes=list(_notes(plan, climbed)),
+        conditions=_conditions(plan, price, judge.model, store),
+        notes=[*store.told(), *_notes(plan, climbed)],
     )
+
+
+def _check_context(scale: Scale, model: Path) -> None:
+    """Raise `ValueError` for requests that the model has no positions for."""
+    context = ModelConfig.load(model).max_positions
+    if scale.longest > context:
+        raise ValueError(
+            f"--shared {scale.shared}, --own {scale.own} and --output {scale.output} make requests "
+            f"of up to {scale.longest} tokens; {model} holds {context}. Lower them."
+        )
 
 
 def _chosen(rungs: Sequence[Rung], without: Sequence[str]) -> list[Rung]:
@@ -146,13 +161,16 @@ class Climb:
             climbed.append(one)
             try:
                 pairs = self.pair(f"together/{rung.name}", below, one)
+                below.ready, one.ready = self._ready(below), self._ready(one)
             except Cannot as error:
+                if rung.name == BASE:
+                    raise ValueError(f"{BASE}, to which all compare, cannot be: {error}") from error
                 one.cannot = str(error)
                 continue
             found = step(below.rung.name, pairs)
-            kept = rung.stays or pays(found.ratio, rung.exact)
+            replaces = rung.kind in {o.rung.kind for o in climbed if o.kept} - {None}
+            kept = rung.stays or pays(found.ratio, free=rung.exact and not replaces)
             gained = 1.0 if rung.name == BASE else gain * found.ratio.median
-            below.ready, one.ready = self._ready(below), self._ready(one)
             one.together = Together(**msgspec.structs.asdict(found), gain=gained, kept=kept)
             if rung.exact:
                 one.same = Same.of([t for a, b in pairs for t in zip(a.said, b.said, strict=False)])
@@ -202,11 +220,22 @@ class Climb:
         return Point(requests=requests, ratio=step("", pairs).ratio)
 
     def top(self, climbed: Sequence[Climbed]) -> Top:
-        """The highest rung that was kept, beside the base in the same rounds."""
-        kept = [one for one in climbed[1:] if one.together is not None and one.together.kept]
-        base = next(one for one in kept if one.rung.name == BASE)
-        self._progress("top", 0, 1)
-        found = step(BASE, self.pair("top", base, kept[-1]))
+        """The highest rung that was kept, beside the base in the same rounds.
+
+        Raises `ValueError` where that cannot be measured.
+        """
+        kept = [one for one in climbed[1:] if one.kept]
+        base = exact = kept[0]
+        for one in kept[1:]:
+            if one.rung.exact or one.rung.stays:  # bf16 stays: our kernels need it
+                exact = Climbed(one.rung, one.rung.over(exact.setting))
+        try:
+            self._progress("top", 0, 2)
+            found = step(BASE, self.pair("top", base, kept[-1]))
+            self._progress("top of what is exact", 1, 2)
+            measured = step(BASE, self.pair("exact", base, exact))
+        except Cannot as error:
+            raise ValueError(f"the top beside {BASE} cannot be measured: {error}") from error
         steps = [
             (o.rung.exact, o.together.ratio.median) for o in kept if o.together and o is not base
         ]
@@ -215,6 +244,7 @@ class Climb:
             steps=math.prod(ratio for _, ratio in steps),
             exact=math.prod(ratio for exact, ratio in steps if exact),
             lossy=math.prod(ratio for exact, ratio in steps if not exact),
+            exact_measured=measured,
         )
 
     def pair(self, name: str, below: Climbed, above: Climbed) -> Pairs:
@@ -269,6 +299,9 @@ class Climb:
             memory=_memory(shots, ready),
             cost=None if rate is None else price / SECONDS * MILLION / rate.median,
             quality=None if one.cannot else judge.worth(one.setting),
+            quality_alone=None
+            if one.cannot or one.rung.exact
+            else judge.worth(self.alone(one.rung.name)),
             outputs=one.same,
             claimed=one.rung.claimed,
             conditions={} if ready is None else _served(one, ready, count),
@@ -303,13 +336,13 @@ def _served(one: Climbed, ready: Ready, count: int) -> dict[str, Any]:
     } | ({"acceptance": "see the conditions of the whole"} if replayed else {})
 
 
-def _conditions(plan: Plan, price: float, judged: str) -> dict[str, Any]:
+def _conditions(plan: Plan, price: float, judged: str, store: Store) -> dict[str, Any]:
     scale, synthetic = plan.scale, models.is_synthetic(models.path(plan.model))
     return {
-        "date": date.today().isoformat(),
+        "date": store.days,
         "penstock": penstock.__version__,
         "python": platform.python_version(),
-        "machine": describe(),
+        "machine": store.machine,
         "speed": "random weights at a real shape: the speed is real, the answers are noise"
         if synthetic
         else "trained weights at their own shape",

@@ -40,11 +40,12 @@ class Crew:
     def serve(self, setting: Setting, turn: Round, count: int) -> Shot:
         """Serve the first `count` requests of a round, all queued at once.
 
-        Raises `Cannot` where the setting cannot be loaded.
+        Raises `Cannot` where the setting cannot be loaded, or its worker dies.
         """
         order = self._order(setting, turn, count)
+        hand = self._hand(setting)
         try:
-            shot = self._hand(setting).serve(order)
+            shot = hand.serve(order)
         except Broken as error:
             self._dismiss(setting)
             raise Cannot(str(error)) from error
@@ -73,11 +74,14 @@ class Crew:
         start = self._start(setting)
         with ExitStack() as stack:
             log = self._parts.directory / "worker.log"
-            hand = stack.enter_context(hired(start, log))
-            if hand.ready.error is not None:
-                raise Cannot(hand.ready.error)
-            warm = self._order(setting, ("warm", 0), min(4, self._load.scale.few))
-            hand.serve(msgspec.structs.replace(warm, asked=[_short(one) for one in warm.asked]))
+            try:
+                hand = stack.enter_context(hired(start, log))
+                if hand.ready.error is not None:
+                    raise Cannot(hand.ready.error)
+                warm = self._order(setting, ("warm", 0), min(4, self._load.scale.few))
+                hand.serve(msgspec.structs.replace(warm, asked=[_short(one) for one in warm.asked]))
+            except Broken as error:
+                raise Cannot(str(error)) from error
             self._hands[setting] = hand, stack.pop_all()
         return hand
 

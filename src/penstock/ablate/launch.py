@@ -11,8 +11,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from penstock.ablate.progress import Progress, unwatched
 from penstock.ablate.store import Store
 from penstock.meter.bench import bench
 from penstock.meter.http import HttpTarget
-from penstock.meter.machine import describe
 from penstock.meter.options import Options
 from penstock.meter.target import TargetError
+from penstock.record.price import MILLION, SECONDS
 from penstock.record.run import Condition
 from penstock.record.stats import Interval, t_interval
+from penstock.record.verdict import Reason
 from penstock.workload.lengths import Lengths
 from penstock.workload.presets import parse_workload
 
@@ -38,6 +38,7 @@ START_S = 900.0  # a server may have to load tens of gigabytes
 LOOK_S = 0.2  # between two looks whether it answers
 BASE = "without"
 METRICS = ("tokens_per_s", "ttft", "tpot", "peak_bytes")  # of `Served`, that are compared
+COST = "cost"  # of a million output tokens: compared too
 
 
 class Unserved(Exception):
@@ -82,6 +83,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
     `ttft` and `tpot` are medians; `peak_bytes` is the resident memory of the process
     and all it started, each at its peak, None where the system does not tell.
+    `doubts` are the reasons of a verdict that is INVALID.
     """
 
     tokens_per_s: float | None
@@ -91,6 +93,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float  # until it answered
     requests: int
     failed: int
+    doubts: list[Reason]
     conditions: dict[str, Condition]
 
 
@@ -131,11 +134,14 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def ablate_flags(launch: Launch, directory: Path, progress: Progress = unwatched) -> Launched:
+def ablate_flags(
+    launch: Launch, directory: Path, price: float, progress: Progress = unwatched
+) -> Launched:
     """Start, measure and stop the server, without flags and with each, in every round.
 
     Every other round runs the other way about. What is measured is kept in
-    `directory`. Raises `ValueError` if the command does not serve without flags.
+    `directory`; `price` is of an hour of the machine. Raises `ValueError` if the
+    command does not serve without flags.
     """
     store = Store(directory / "launch.jsonl", launch)
     log = directory / "server.log"
@@ -168,22 +174,25 @@ def ablate_flags(launch: Launch, directory: Path, progress: Progress = unwatched
             Flag(
                 flag=flag,
                 command=shlex.join(launch.words(flag, 0)),
-                differences=[] if flag in cannot else list(differences(base, seen[flag])),
+                differences=[] if flag in cannot else list(differences(base, seen[flag], price)),
                 cannot=cannot.get(flag),
             )
             for flag in launch.flags
         ],
-        conditions=_conditions(launch, base),
-        notes=_notes(seen),
+        conditions=_conditions(launch, base, price, store),
+        notes=[*store.told(), *_notes(seen)],
     )
 
 
-def differences(base: Sequence[Served], flagged: Sequence[Served]) -> Sequence[Difference]:
-    """Of every metric that all rounds have."""
+def differences(
+    base: Sequence[Served], flagged: Sequence[Served], price: float
+) -> Sequence[Difference]:
+    """Of every metric that all rounds have, and of what a million output tokens cost."""
     found = []
-    for metric in METRICS:
+    for metric in (*METRICS, COST):
         pairs = [
-            (getattr(a, metric), getattr(b, metric)) for a, b in zip(base, flagged, strict=True)
+            (_value(a, metric, price), _value(b, metric, price))
+            for a, b in zip(base, flagged, strict=True)
         ]
         if not all(old and new for old, new in pairs):
             continue
@@ -199,6 +208,13 @@ def differences(base: Sequence[Served], flagged: Sequence[Served]) -> Sequence[D
             )
         )
     return found
+
+
+def _value(one: Served, metric: str, price: float) -> float:
+    """Zero where it is unknown."""
+    if metric != COST:
+        return float(getattr(one, metric) or 0)
+    return price / SECONDS * MILLION / one.tokens_per_s if one.tokens_per_s else 0.0
 
 
 def _serve(launch: Launch, flag: str, turn: int, log: Path) -> Served:
@@ -240,6 +256,7 @@ async def _measure(
         start_s=start_s,
         requests=point["completed"],
         failed=point["errors"]["count"],
+        doubts=msgspec.convert(run.summary["verdict"]["reasons"], list[Reason]),
         conditions=target.info.conditions,
     )
 
@@ -303,18 +320,22 @@ def _answers(url: str) -> bool:
     return asyncio.run(asked())
 
 
-def _conditions(launch: Launch, base: Sequence[Served]) -> dict[str, Any]:
+def _conditions(
+    launch: Launch, base: Sequence[Served], price: float, store: Store
+) -> dict[str, Any]:
     scale = launch.scale
     return {
-        "date": date.today().isoformat(),
+        "date": store.days,
         "penstock": penstock.__version__,
         "python": platform.python_version(),
-        "machine": describe(),
+        "machine": store.machine,
         **(dict(base[0].conditions) if base else {}),
         "load": f"{scale.requests} requests, {scale.seats} at once; prompts of "
         f"{scale.shared} shared and {scale.own} own tokens, answers of {scale.output} on average",
         "rounds": f"{scale.rounds}, the server started anew for each, every other round the "
         "other way about",
+        "price": f"{price:g} per hour of the machine",
+        "cost": "of a million output tokens",
     }
 
 
@@ -326,4 +347,12 @@ def _notes(seen: dict[str, list[Served]]) -> list[str]:
             notes.append(f"{name}: {failed} requests failed; they are no part of the figures.")
         if len({one.conditions.get("target_version") for one in each}) > 1:
             notes.append(f"{name}: the server's version changed between rounds.")
-    return notes
+    return [*notes, *_doubts([one for each in seen.values() for one in each])]
+
+
+def _doubts(servings: Sequence[Served]) -> Iterator[str]:
+    """Each kind of reason for which servings are INVALID, with the first that was found."""
+    doubts = [doubt for one in servings for doubt in one.doubts]
+    for code in dict.fromkeys(doubt.code for doubt in doubts):
+        says = [doubt.says for doubt in doubts if doubt.code == code]
+        yield f"INVALID in {len(says)} of {len(servings)} servings, {code}; the first: {says[0]}."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from typing import Literal
 
 import msgspec
-from tokenizers import Tokenizer
 
 from penstock.ablate.setting import Asked
 from penstock.workload import stdlib
@@ -69,6 +68,11 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
         """Tokens of the longest request, prompt and answer."""
         return self.prompt + max(self.length(i) for i in range(self.prompts))
 
+    @property
+    def crowd(self) -> int:
+        """Tokens that a step needs room for, where all requests are served at once."""
+        return max(self.seats, self.requests) + 32
+
     def length(self, prompt: int) -> int:
         """Output tokens of each answer to a prompt, by its number."""
         return max(2, round(LENGTHS[prompt % len(LENGTHS)] * self.output))
@@ -92,12 +96,15 @@ _OFFSETS = {"rounds": 1, "curve": 1 + _ROUNDS // 2, "warm": 0}
 
 
 class Load:
-    """The requests of each round: the same on every rung, new to its caches in every round."""
+    """The requests of each round: the same on every rung, new to its caches in every round.
 
-    def __init__(self, scale: Scale, tokenizer: Tokenizer) -> None:
+    `encode` is the model's tokenizer's.
+    """
+
+    def __init__(self, scale: Scale, encode: Callable[[str], list[int]]) -> None:
         self.scale = scale
         self._each = scale.shared + scale.prompts * scale.own
-        self._ids = _ids(tokenizer, self._each * _ROUNDS)
+        self._ids = _ids(encode, self._each * _ROUNDS)
 
     def prompts(self, turn: Round) -> list[list[int]]:
         """The different prompts of a round: held-out library code."""
@@ -143,12 +150,12 @@ def _seed(seed: int, sample: int) -> int:
     return choice_seed(seed, sample)
 
 
-def _ids(tokenizer: Tokenizer, count: int) -> list[int]:
+def _ids(encode: Callable[[str], list[int]], count: int) -> list[int]:
     """So many tokens of held-out code, from its beginning again where it ends."""
     texts = [text for _, text in stdlib.texts("held_out")]
     sizes = accumulate(map(len, texts))
     enough = next((i for i, size in enumerate(sizes, 1) if size > _CHARACTERS * count), len(texts))
-    ids = [i for text in texts[:enough] for i in tokenizer.encode(text).ids]
+    ids = [i for text in texts[:enough] for i in encode(text)]
     while len(ids) < count:
         ids += ids
     return ids[:count]

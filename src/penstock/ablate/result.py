@@ -110,7 +110,9 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
 class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     """One rung. `cannot` says why it was not measured; then the figures are None.
 
-    `cost` is of a million output tokens, at the price of an hour of the machine.
+    `quality` is of all that is kept up to this rung and the rung itself,
+    `quality_alone` of a lossy rung as it is measured alone. `cost` is of a million
+    output tokens, at the price of an hour of the machine.
     """
 
     name: str
@@ -124,6 +126,7 @@ class RungResult(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory | None
     cost: float | None
     quality: Worth | None
+    quality_alone: Worth | None
     outputs: Same | None
     claimed: Claim
     conditions: dict[str, Any]
@@ -147,13 +150,18 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Top(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was kept, beside the base: measured directly, and as products of the steps."""
+    """All that was kept, beside the base: measured directly, and as products of the steps.
+
+    `exact_measured` has only what is exact and bf16, in which our kernels compute,
+    beside the base: there the product `exact` leaves out what bf16 took or gave.
+    """
 
     over: str
     ratio: Figure
     steps: float
     exact: float
     lossy: float
+    exact_measured: Step
     tokens_per_s: Figure
     base_tokens_per_s: Figure
 
@@ -182,12 +190,13 @@ def step(over: str, pairs: Pairs) -> Step:
     )
 
 
-def pays(ratio: Figure, exact: bool) -> bool:
+def pays(ratio: Figure, free: bool) -> bool:
     """Whether a rung stays under those to come.
 
-    An exact one does unless it lost in every round, a lossy one only if it won in every one.
+    One that is `free` does unless it lost in every round. One that costs quality, or
+    takes the place of another of its kind, does only if it won in every one.
     """
-    return ratio.high >= 1 if exact else ratio.low > 1
+    return ratio.high >= 1 if free else ratio.low > 1
 
 
 def _alike(a: list[int], b: list[int]) -> int:

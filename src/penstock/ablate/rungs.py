@@ -32,7 +32,8 @@ class Rung:
     `exact` promises the same text; where it only `rounds`, sums are taken in
     another order and texts may part where two tokens are nearly as likely. `count`
     is how many of the requests are served at this rung and for its sake. A
-    rung that `stays` is kept even where it loses: later ones need it.
+    rung that `stays` is kept even where it loses: later ones need it. Of rungs of
+    one `kind` a later one takes the place of an earlier.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Rung:
     on: str = "continuous"
     rounds: bool = False
     stays: bool = False
+    kind: str | None = None
     curve: bool = False
     count: int | None = None  # None: all
 
@@ -84,7 +86,7 @@ def ladder(scale: Scale, draft: str | None) -> tuple[Rung, ...]:
     """Every rung, in the order they are climbed; `draft` is a draft model, if there is one."""
     return (
         *_foundations(scale),
-        *_weights(),
+        *_weights(scale),
         *_guesses(draft),
         *_smaller(),
         *_prompts(),
@@ -155,7 +157,7 @@ def _foundations(scale: Scale) -> tuple[Rung, ...]:
             options={
                 "max_running": scale.seats,
                 "batching": "static",
-                "max_step_tokens": max(512, scale.prompt + 16, scale.seats + 32),
+                "max_step_tokens": max(512, scale.prompt + 16, scale.crowd),
             },
             claimed=Claim(
                 says=f"up to {scale.seats} x, one for each row",
@@ -182,8 +184,9 @@ def _foundations(scale: Scale) -> tuple[Rung, ...]:
     )
 
 
-def _weights() -> tuple[Rung, ...]:
+def _weights(scale: Scale) -> tuple[Rung, ...]:
     native = {"kernels": "native"}
+    chunk = max(128, scale.crowd)
     return (
         Rung(
             name="sharing",
@@ -200,9 +203,9 @@ def _weights() -> tuple[Rung, ...]:
         ),
         Rung(
             name="chunked",
-            title="chunked prefill, 128 tokens a step",
+            title=f"chunked prefill, {chunk} tokens a step",
             exact=True,
-            options={"chunked_prefill": True, "max_step_tokens": 128},
+            options={"chunked_prefill": True, "max_step_tokens": chunk},
             claimed=Claim(
                 says="2.6 x the capacity under a limit on the tail of token gaps",
                 source="Agrawal et al. 2024 (Sarathi-Serve), Mistral-7B on an A100",
@@ -215,6 +218,7 @@ def _weights() -> tuple[Rung, ...]:
             title="int8 weights and activations",
             exact=False,
             options={"weights": "int8", **native},
+            kind="weights",
             curve=True,
             claimed=Claim(
                 says="1.48 x",
@@ -228,6 +232,7 @@ def _weights() -> tuple[Rung, ...]:
             title="int4 weights in place of int8",
             exact=False,
             options={"weights": "int4", **native},
+            kind="weights",
             curve=True,
             claimed=Claim(
                 says="1.88 x; 4 x up to 16 to 32 rows, fading by 64 to 128",
@@ -258,6 +263,7 @@ def _guesses(draft: str | None) -> tuple[Rung, ...]:
             title="speculation: a draft model",
             exact=True,
             options={"speculate": "draft", "draft_model": draft},
+            kind="guesses",
             curve=True,
             claimed=Claim(
                 says="2.36 x for one sequence (158 to 373 tokens/s); 1.38 x at a batch of 64",
@@ -271,6 +277,7 @@ def _guesses(draft: str | None) -> tuple[Rung, ...]:
             title="speculation: copied from the prompt",
             exact=True,
             options={"speculate": "lookup", "draft_model": None},
+            kind="guesses",
             curve=True,
             claimed=Claim(
                 says="1.20 x on chats, 2.30 x on edits of code (76 to 91 and to 175 tokens/s)",
@@ -283,6 +290,7 @@ def _guesses(draft: str | None) -> tuple[Rung, ...]:
             title="speculation: copied from all texts so far",
             exact=True,
             options={"speculate": "suffix", "draft_model": None},
+            kind="guesses",
             curve=True,
             claimed=Claim(
                 says="1.49 x on chats, 3.76 x on edits of code (76 to 113 and to 286 tokens/s)",
@@ -361,10 +369,7 @@ def _crowds(scale: Scale) -> tuple[Rung, ...]:
             name="batch",
             title=f"batch mode: {scale.requests} at once, as nobody waits",
             exact=True,
-            options={
-                "max_running": scale.requests,
-                "max_step_tokens": max(512, scale.requests + scale.prompt),
-            },
+            options={"max_running": scale.requests},
             claimed=Claim(
                 says="half the price",
                 source="batch APIs of Anthropic and OpenAI, second-hand",

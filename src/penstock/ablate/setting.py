@@ -63,7 +63,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
     """A later line from a worker: one serving of an order, times in seconds.
 
-    `ttft` runs from the moment a sequence got its seat, `tpot` is the mean gap of
+    `ttft` runs from the moment a sequence got its seat, and holds the time its own
+    prompt took to shorten, an equal share of what all took. `tpot` is the mean gap of
     a sequence's later tokens; a value for each, the latter only where there are
     two tokens or more. `peak_bytes` is resident memory while it served.
     """

@@ -87,14 +87,25 @@ def ablate(
         "minutes": minutes,
     }
     asked = {name: value for name, value in sizes.items() if value is not None}
+    paid = read("--price", parse_price, price).per_hour
+    if paid is None:
+        raise typer.BadParameter("a machine is paid by the hour: 0.1/h", param_hint="--price")
     if launch is None and (flag or url):
         raise typer.BadParameter("belongs to --launch", param_hint="--flag and --url")
     if launch is not None:
         if model is not None:
             raise typer.BadParameter("the command says what is served", param_hint="MODEL")
+        ours = {
+            "--samples": samples,
+            "--minutes": minutes,
+            "--draft": draft,
+            "--leave-out": leave_out,
+        }
+        if given := [name for name, value in ours.items() if value]:
+            raise typer.BadParameter("not with --launch", param_hint=" and ".join(given))
         directory = out or Path("runs") / "ablate-launch"
         server = {"command": launch, "flags": tuple(flag or ()), "url": url}
-        _launch(server, asked, directory, quick=quick, html=html, png=png, json=json)
+        _launch(server, asked, directory, paid, quick=quick, html=html, png=png, json=json)
         return
     if missing := [n for n in ("torch", "safetensors") if importlib.util.find_spec(n) is None]:
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
@@ -104,9 +115,6 @@ def ablate(
     from penstock.ablate.climb import ablate as climb
     from penstock.ablate.load import QUICK, Scale
 
-    paid = read("--price", parse_price, price).per_hour
-    if paid is None:
-        raise typer.BadParameter("a machine is paid by the hour: 0.1/h", param_hint="--price")
     name = model or (QUICK_MODEL if quick else MODEL)
     directory = out or Path("runs") / f"ablate-{Path(name).name}{'-quick' if quick else ''}"
     with _kept(directory):
@@ -122,6 +130,7 @@ def _launch(
     plan: dict[str, Any],
     asked: dict[str, Any],
     directory: Path,
+    price: float,
     *,
     quick: bool,
     html: Path | None,
@@ -135,9 +144,9 @@ def _launch(
     from penstock.ablate.load import QUICK, Scale
 
     with _kept(directory):
-        scale = msgspec.structs.replace(QUICK if quick else Scale(), **asked)
+        scale = msgspec.structs.replace(QUICK if quick else Scale(), samples=1, **asked)
         with _bar() as progress:
-            found = ablate_flags(Launch(**plan, scale=scale), directory, progress)
+            found = ablate_flags(Launch(**plan, scale=scale), directory, price, progress)
         tell(found, "ablate_launch", html=html or directory / "report.html", png=png, json=json)
 
 
@@ -164,7 +173,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f} of {task.total:.0f}"),
         TimeElapsedColumn(),
@@ -178,5 +187,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"penstock ablate: {message}", file=sys.stderr)
+    from penstock.report.terminal import literal
+
+    print(f"penstock ablate: {literal(message)}", file=sys.stderr)
     raise typer.Exit(1)
