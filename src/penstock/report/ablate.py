@@ -29,15 +29,18 @@ COLUMNS = (
     "TPOT",
     "memory, GB",
     "cost of M",
-    "loss",
+    "loss so far",
+    "loss alone",
     "doctests",
     "same texts",
 )
 NOTE = (
     "Every rung is measured beside the one below it, in the same interleaved rounds; “alone” adds "
     "it to the one rung named. A rung that lost is shown and left out of those above it: an "
-    "exact one if it lost in every round, a lossy one unless it won in every one. Speed is of "
-    "one model and quality of another: never multiply them."
+    "exact one if it lost in every round; a lossy one, or one that takes the place of another, "
+    "unless it won in every one. “Loss so far” is of all that was kept up to a rung and the rung, "
+    "“loss alone” of a lossy one where it is measured alone. Speed is of one model and quality of "
+    "another: never multiply them."
 )
 
 
@@ -51,7 +54,13 @@ def sentences(found: Ablation) -> Iterator[str]:
     )
     yield (
         f"The steps multiply to {times(top.steps)}: {times(top.exact)} of techniques that change "
-        f"no answer, {times(top.lossy)} of those that do."
+        f"no answer, {times(top.lossy)} of those that do. The first of these rests on bf16, in "
+        "which our kernels compute: whatever PyTorch's bf16 loses on fp32 is won back in it."
+    )
+    direct = top.exact_measured
+    yield (
+        "Measured side by side with the same base, bf16 and the exact ones with nothing else that "
+        f"changes answers: {times(direct.ratio)} ({_range(direct.ratio)})."
     )
     if out := [one for one in found.rungs if one.together and not one.together.kept]:
         lost = ", ".join(f"{one.name} ({times(one.together.ratio)})" for one in out if one.together)
@@ -85,13 +94,14 @@ def _cells(one: RungResult) -> Iterator[str]:
     yield duration(None if one.tpot is None else one.tpot.median)
     yield NONE if one.memory is None else figure(one.memory.peak_bytes / 1e9)
     yield figure(one.cost)
-    yield from _worth(one.quality)
+    yield _loss(one.quality)
+    yield _loss(one.quality_alone)
+    yield percent(None if one.quality is None else one.quality.doctests_right)
     yield _same(one.outputs)
 
 
-def _worth(worth: Worth | None) -> Iterator[str]:
-    yield NONE if worth is None else f"{worth.change:+.2%}"
-    yield NONE if worth is None else percent(worth.doctests_right)
+def _loss(worth: Worth | None) -> str:
+    return NONE if worth is None else f"{worth.change:+.2%}"
 
 
 def _same(same: Same | None) -> str:
@@ -136,7 +146,7 @@ def show(found: Ablation, console: Console) -> None:
 def _ladder(found: Ablation) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     grid.add_column("  rung", no_wrap=True)
-    chosen = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 12]  # what fits a terminal
+    chosen = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]  # what fits a terminal
     for index in chosen:
         grid.add_column(COLUMNS[index], justify="right")
     for one in found.rungs:

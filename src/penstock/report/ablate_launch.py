@@ -131,6 +131,6 @@ def _between(one: Difference) -> str:
 
 
 def _value(metric: str, value: float) -> str:
-    if metric == "tokens_per_s":
+    if metric in ("tokens_per_s", "cost"):
         return figure(value)
     return f"{figure(value / 1e9)} GB" if metric == "peak_bytes" else duration(value)

@@ -15,8 +15,9 @@ NAMES = {
     "ttft": "time to first token",
     "tpot": "time per output token",
     "peak_bytes": "peak memory",
+    "cost": "cost of a million output tokens",
 }
-_BETTER = {"tokens_per_s": 1, "ttft": -1, "tpot": -1, "peak_bytes": -1}
+_BETTER = {"tokens_per_s": 1, "ttft": -1, "tpot": -1, "peak_bytes": -1, "cost": -1}
 _KINDS = {"better": look.ACCENT[0], "worse": look.WARN[0], "chance could do it": look.MUTED[0]}
 
 
