@@ -58,7 +58,23 @@ def test_json_tells_times_and_prices(source: str, tmp_path: Path) -> None:
     assert 0.5 < even["most_kept"] < 1
     bill = found["bill"]
     assert bill["rest"] < bill["whole"]
-    assert bill["shortened"] == pytest.approx(found["kept"])
+    assert 16 <= bill["held"] < 700
+    assert bill["shortened"] == pytest.approx(found["kept"] - 0.9 * bill["held"])
+
+
+def test_what_needs_no_judge_pays_for_none(source: str, tmp_path: Path) -> None:
+    page = tmp_path / "o.html"
+    asked = ["--way", "end", "--prefill-rate", "1000", "--html", str(page)]
+    made = run(*asked, "--json", said=source)
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    times = found["break_even"]["times"]
+    assert found["score_s"] == times["score_s"] == 0
+    assert times["full_s"] - times["short_s"] == pytest.approx(
+        (found["tokens"] - found["kept"]) / 1000
+    )
+    for told in ("surpris", "to judge", "reading alone"):
+        assert told not in page.read_text().partition('<div class="prompt">')[0]
 
 
 def test_of_a_chat_only_what_users_say_gets_shorter(source: str) -> None:
@@ -86,6 +102,7 @@ def test_of_a_chat_only_what_users_say_gets_shorter(source: str) -> None:
         (["--protect", "("], "text", "no regular expression"),
         (["--chat"], "text", "JSON list of messages"),
         (["--chat"], '[{"role": "system", "content": "x"}]', "no message may be shortened"),
+        (["--chat"], '[{"role": "user", "content": " "}]', "no message may be shortened"),
         (["--cached", "3"], "text", "--price"),
     ],
 )

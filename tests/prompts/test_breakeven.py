@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
@@ -63,22 +65,42 @@ def test_measuring_an_engine_finds_its_own_times() -> None:
     assert measured(Engine.load("embedded-draft", options), rates=True, rounds=1).context == 2048
 
 
+def mask(*runs: int) -> NDArray[np.bool_]:
+    """Tokens that go and that stay, in turn."""
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+
+
 def test_a_cached_prefix_can_cost_less_than_a_shorter_prompt() -> None:
     price = parse_price("in=1,cached=0.1,out=5")
-    found = bill(price, tokens=1000, kept=500, cached=1000)
+    halves = mask(*[1] * 1000)
+    found = bill(price, halves, cached=1000)
     assert found.whole == pytest.approx(100)
     assert found.shortened == pytest.approx(500)
     assert found.most_kept == pytest.approx(0.1)  # a share above cached / in loses
     assert found.again == pytest.approx(50)
-    part = bill(price, tokens=1000, kept=500, cached=400)
+    part = bill(price, halves, cached=400)
     assert part.whole == pytest.approx(640)
     assert part.rest == pytest.approx(40 + 300)
     assert part.shortened < part.whole
-    assert bill(price, 1000, 500, 0).rest == bill(price, 1000, 500, 0).shortened
+    uncached = bill(price, halves, 0)
+    assert uncached.rest == uncached.shortened == pytest.approx(500)
+
+
+def test_the_cache_holds_a_prompt_up_to_its_first_change() -> None:
+    price = parse_price("in=1,cached=0.1,out=5")
+    found = bill(price, mask(0, 300, 100, 100, 400, 100), cached=600)
+    assert (found.held, found.kept) == (300, 500)
+    assert found.whole == pytest.approx(400 + 60)
+    assert found.shortened == pytest.approx(200 + 30)
+    assert found.rest == pytest.approx(100 + 60)  # only the last hundred stay of what is not cached
+    assert found.again == pytest.approx(100 + 40)
+    assert bill(price, mask(0, 730, 270), 600).most_kept == pytest.approx(found.most_kept + 0.27)
+    same = bill(price, mask(0, 1000), cached=900)
+    assert same.shortened == same.whole == same.rest == same.again
 
 
 def test_bills_refuse_what_has_no_meaning() -> None:
     with pytest.raises(ValueError, match="nothing of prompt tokens"):
-        bill(Price(per_hour=2.5), 10, 5, 0)
+        bill(Price(per_hour=2.5), mask(5, 5), 0)
     with pytest.raises(ValueError, match="cached=11"):
-        bill(Price(input=1.0, cached=0.1, output=1.0), 10, 5, 11)
+        bill(Price(input=1.0, cached=0.1, output=1.0), mask(5, 5), 11)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.prompts.prefill import Prefill
 from penstock.record.price import Price
@@ -89,7 +90,8 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     """What the prompt costs, a million times over, in the price's currency.
 
     Of `tokens` the first `cached` would come from the API's cache if nothing were
-    changed. Shortened as a whole it is another prompt: nothing of it is there.
+    changed. Shortened as a whole it is another prompt from the first change on, before
+    which the cache has `held` tokens; with a share above `most_kept` it costs more.
     `rest` shortens only what follows the cached part; in `again` the cached part was
     shortened before in just this way, so that is what the cache holds.
     """
@@ -97,19 +99,16 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     kept: int
     cached: int
+    held: int
+    most_kept: float
     whole: float  # sent as it is
     shortened: float
     rest: float
     again: float
 
-    @property
-    def most_kept(self) -> float:
-        """The share of tokens above which the shortened prompt costs more."""
-        return self.kept / self.tokens * self.whole / self.shortened
 
-
-def bill(price: Price, tokens: int, kept: int, cached: int) -> Bill:
-    """Hold a shortened prompt against the whole one, at prices of tokens.
+def bill(price: Price, stays: NDArray[np.bool_], cached: int) -> Bill:
+    """Hold a shortened prompt against the whole one, at prices of tokens; `stays`, [n], is which.
 
     Raises `ValueError` for a price by the hour or without one for input, and for more
     cached tokens than there are.
@@ -118,15 +117,25 @@ def bill(price: Price, tokens: int, kept: int, cached: int) -> Bill:
         raise ValueError(
             f"the price {price} says nothing of prompt tokens; write in=...,cached=...,out=..."
         )
+    tokens = len(stays)
     if not 0 <= cached <= tokens:
         raise ValueError(f"cached={cached} must lie between 0 and the prompt's {tokens} tokens.")
-    share, new = kept / tokens, tokens - cached
+    kept, early = int(stays.sum()), int(stays[:cached].sum())
+    held = int(np.logical_and.accumulate(stays[:cached]).sum())
+
+    def cost(new: float, known: int) -> float:
+        return new * price.input + known * price.cached
+
+    whole = cost(tokens - cached, cached)
     return Bill(
         tokens=tokens,
         kept=kept,
         cached=cached,
-        whole=new * price.input + cached * price.cached,
-        shortened=kept * price.input,
-        rest=share * new * price.input + cached * price.cached,
-        again=share * (new * price.input + cached * price.cached),
+        held=held,
+        # Held tokens and so many new ones cost as much as the whole.
+        most_kept=(held + (whole - cost(0, held)) / price.input) / tokens,
+        whole=whole,
+        shortened=cost(kept - held, held),
+        rest=cost(kept - early, cached),
+        again=cost(kept - early, early),
     )

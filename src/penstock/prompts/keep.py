@@ -33,6 +33,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     segment: int | None = 256
     seed: int = 0  # of `random`
 
+    @property
+    def judged(self) -> bool:
+        """Whether a model must read the prompt first; other ways cost nothing."""
+        return self.way == "surprise"
+
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise ValueError(

@@ -29,28 +29,50 @@ class Shortened(msgspec.Struct, frozen=True):
     """A prompt before and after, counted in the tokens of the model that rated it."""
 
     text: str
-    tokens: int
-    kept: int
+    stays: NDArray[np.bool_]  # [tokens]
     pieces: list[Piece]
+
+    @property
+    def tokens(self) -> int:
+        """How long it was."""
+        return len(self.stays)
+
+    @property
+    def kept(self) -> int:
+        """How long it is."""
+        return int(self.stays.sum())
 
 
 def shortened(
     tokenizer: Tokenizer,
     ids: Sequence[int],
     rule: Rule,
-    surprise: NDArray[np.float32],
+    surprise: NDArray[np.float32] | None,
     protect: Sequence[str] = (),
 ) -> Shortened:
-    """Shorten the prompt of token `ids`; what a regular expression of `protect` matches stays."""
+    """Shorten the prompt of token `ids`; what a regular expression of `protect` matches stays.
+
+    `surprise`, nats [n], is asked for where the rule is judged.
+    """
     parts = Parts(tokenizer, ids, rule.by)
     stays = kept(parts, rule, surprise, parts.matching(protect))
     text = b"".join(spelled for spelled, stay in zip(parts.bytes, stays, strict=True) if stay)
     return Shortened(
         text=text.decode(errors="replace"),
-        tokens=len(ids),
-        kept=int(stays.sum()),
-        pieces=_pieces(parts, Parts(tokenizer, ids, "token").of, surprise, stays),
+        stays=stays,
+        pieces=_pieces(
+            parts,
+            Parts(tokenizer, ids, "token").of,
+            np.zeros(len(ids), np.float32) if surprise is None else surprise,
+            stays,
+        ),
     )
+
+
+def untouched(tokenizer: Tokenizer, text: str) -> Shortened:
+    """A text of which everything stays."""
+    stays = np.ones(len(tokenizer.encode(text, special=False)), bool)
+    return Shortened(text, stays, [Piece(text, 0.0, True)] if text else [])
 
 
 def _pieces(
@@ -83,6 +105,18 @@ def may_shorten(message: Message) -> bool:
     """
     content = message.get("content")
     return message.get("role") == "user" and isinstance(content, str) and not is_json(content)
+
+
+def told(message: Message) -> str:
+    """What a message gives a model to read: its text, and as JSON its calls and parts.
+
+    What a model's own template writes around it is not in it.
+    """
+    content = message.get("content")
+    others = {k: v for k, v in message.items() if v is not None and not isinstance(v, str)}
+    return (content if isinstance(content, str) else "") + (
+        json.dumps(others, ensure_ascii=False) if others else ""
+    )
 
 
 def is_json(text: str) -> bool:

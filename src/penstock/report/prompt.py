@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import altair as alt
@@ -27,13 +27,14 @@ _WAYS = {
 
 def sentences(found: Found) -> Iterator[str]:
     """What stayed, whether that pays in time, and in money."""
+    stayed = (
+        f"{found.kept:,} of {found.tokens:,} tokens stay ({found.kept / found.tokens:.0%}): "
+        f"{_WAYS[found.rule.way].format(found.model)}, by the {found.rule.by}."
+    )
     whole = sum(piece.surprise for piece in found.pieces)
     held = sum(piece.surprise for piece in found.pieces if piece.kept)
-    yield (
-        f"{found.kept:,} of {found.tokens:,} tokens stay ({found.kept / found.tokens:.0%}): "
-        f"{_WAYS[found.rule.way].format(found.model)}, by the {found.rule.by}. They hold "
-        f"{held / whole if whole else 1:.0%} of the surprise."
-    )
+    of_it = f" They hold {held / whole if whole else 1:.0%} of the surprise."
+    yield stayed + of_it if found.rule.judged else stayed
     if found.break_even is not None:
         yield from _times(found, found.break_even)
     if found.bill is not None:
@@ -42,12 +43,15 @@ def sentences(found: Found) -> Iterator[str]:
 
 def _times(found: Found, even: BreakEven) -> Iterator[str]:
     times = even.times
-    verdict = "saves" if times.saved_s > 0 else "LOSES"
+    judging = f"{duration(times.score_s)} to judge and " if found.rule.judged else ""
     yield (
         f"Predicted with {found.target}: {duration(times.full_s)} to the first token as it is, "
-        f"{duration(times.score_s)} to judge and {duration(times.short_s)} for what stays: it "
-        f"{verdict} {duration(abs(times.saved_s))}."
+        f"{judging}{duration(times.short_s)} for what stays: it "
+        f"{_verdict(times.saved_s, duration)}."
     )
+    if not found.rule.judged:
+        yield "Nothing is judged, so whatever goes is saved."
+        return
     share = found.kept / found.tokens
     if even.most_kept is None:
         yield "Judging takes as long as the whole prompt: however little stays, it loses."
@@ -61,18 +65,24 @@ def _times(found: Found, even: BreakEven) -> Iterator[str]:
         yield f"With {share:.0%} kept it pays at every length."
 
 
+def _verdict(saved: float, figure: Callable[[float], str]) -> str:
+    if not saved:
+        return "saves nothing"
+    return f"{'saves' if saved > 0 else 'LOSES'} {figure(abs(saved))}"
+
+
 def _costs(bill: Bill) -> Iterator[str]:
-    verdict = "saves" if bill.shortened < bill.whole else "LOSES"
+    verdict = _verdict(bill.whole - bill.shortened, "{:,.4g}".format)
     yield (
         f"A million such prompts cost {bill.whole:,.4g} as they are"
         + (f", {bill.cached:,} tokens of each from the cache" if bill.cached else "")
-        + f", and {bill.shortened:,.4g} shortened: it {verdict} "
-        f"{abs(bill.whole - bill.shortened):,.4g}."
+        + f", and {bill.shortened:,.4g} shortened: it {verdict}."
     )
-    if bill.cached:
+    if bill.cached > bill.held:
         yield (
-            "A shortened prompt is another one, of which the cache holds nothing: it pays only "
-            f"with less than {bill.most_kept:.0%} kept. Shortening only what is not cached costs "
+            "A shortened prompt is another one from the first change on, before which the cache "
+            f"holds {bill.held or 'no'} tokens: it pays only with less than {bill.most_kept:.0%} "
+            f"kept. Shortening only what is not cached costs "
             f"{bill.rest:,.4g}; shortening all of it every time in this way, so that the cache "
             f"holds that, {bill.again:,.4g}."
         )

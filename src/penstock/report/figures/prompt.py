@@ -87,9 +87,10 @@ def times(course: Sequence[Course], tokens: int, width: int, height: int) -> Cha
         first = point.times.score_s + point.times.short_s
         rows.append({"tokens": point.tokens, "s": point.times.full_s, "way": "as it is"})
         rows.append({"tokens": point.tokens, "s": first, "way": "shortened first"})
-        rows.append({"tokens": point.tokens, "s": point.times.score_s, "way": "reading alone"})
+        if point.times.score_s:
+            rows.append({"tokens": point.tokens, "s": point.times.score_s, "way": "reading alone"})
     unit = look.in_unit(rows, "s")
-    names = ["as it is", "shortened first", "reading alone"]
+    names = list(dict.fromkeys(row["way"] for row in rows))
     colours = alt.Scale(domain=names, range=[look.OTHER[0], look.ACCENT[0], look.MUTED[0]])
     lines = (
         alt.Chart(look.data(rows))
@@ -114,7 +115,7 @@ def costs(bill: Bill | None, width: int, height: int) -> Chart | None:
     if bill is None:
         return None
     ways = {"as it is": bill.whole, "shortened": bill.shortened}
-    if bill.cached:
+    if bill.cached > bill.held:
         ways |= {"only what is not cached": bill.rest, "always in this way": bill.again}
     rows = [
         {"way": name, "cost": cost, "said": f"{cost:,.4g}", "loses": cost > bill.whole}
