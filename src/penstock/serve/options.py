@@ -44,7 +44,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} must be above 0.")
         if self.compress_keep is not None and not 0 < self.compress_keep <= 1:
-            raise ValueError(f"compress_keep={self.compress_keep} must lie in (0, 1].")
+            raise ValueError(
+                f"compress_keep={self.compress_keep} must lie in (0, 1]: the share of a "
+                "prompt that stays (--compress-prompts 0.5)."
+            )
         if self.compress_over < 0:
             raise ValueError(f"compress_over={self.compress_over} must not be negative.")
         if self.compress_keep is None and self.compress_model is not None:
