@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from penstock.ablate import climb
+from penstock.ablate import ablation
 from penstock.ablate.crew import Cannot
 from penstock.ablate.load import Scale
 from penstock.ablate.result import Worth
@@ -114,7 +114,7 @@ class FakeJudge:
 @pytest.fixture
 def fake(monkeypatch):
     """`ablate` without a model: returns the crew's class, whose switches a test may set."""
-    monkeypatch.setattr(climb, "Crew", FakeCrew)
-    monkeypatch.setattr(climb, "Judge", FakeJudge)
+    monkeypatch.setattr(ablation, "Crew", FakeCrew)
+    monkeypatch.setattr(ablation, "Judge", FakeJudge)
     monkeypatch.setattr(FakeCrew, "served", [])
     return FakeCrew

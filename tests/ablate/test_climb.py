@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch", reason="the ladder is of the engine")
 from penstock import models
 from penstock.ablate import store
-from penstock.ablate.climb import Plan, ablate
+from penstock.ablate.ablation import Plan, ablate
 from penstock.ablate.result import Ablation, Figure, Same, pays
 from penstock.ablate.rungs import BASE, bottom, ladder
 from penstock.schedule.policy import Policy

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="workers are engines")
 from penstock import models
-from penstock.ablate.climb import Plan, ablate
+from penstock.ablate.ablation import Plan, ablate
 from penstock.ablate.crew import Cannot, Crew
 from penstock.ablate.hand import Broken, Hand, family, hired, running
 from penstock.ablate.load import Load

@@ -124,4 +124,5 @@ def _signal(group: int, number: int) -> None:
 def last_words(log: Path, most: int = 400) -> str:
     """The end of a log on one line; it may hold anything a program says."""
     text = log.read_bytes()[-4 * most :].decode("utf-8", "replace")
-    return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-most:]
+    said = " | ".join(line.strip() for line in text.splitlines() if line.strip())
+    return said[-most:] or "it said nothing"

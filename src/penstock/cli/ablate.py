@@ -111,8 +111,8 @@ def ablate(
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
     import msgspec
 
-    from penstock.ablate.climb import Plan
-    from penstock.ablate.climb import ablate as climb
+    from penstock.ablate.ablation import Plan
+    from penstock.ablate.ablation import ablate as climb
     from penstock.ablate.load import QUICK, Scale
 
     name = model or (QUICK_MODEL if quick else MODEL)
