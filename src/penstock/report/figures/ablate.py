@@ -12,7 +12,7 @@ from penstock.ablate.rungs import BASE
 from penstock.report import look
 from penstock.report.look import Chart
 
-EXACT, LOSSY, OUT = "same answers", "costs quality", "lost, so left out"
+EXACT, LOSSY, OUT = "same answers", "costs quality", "did not pay, left out"
 _COLOURS = {EXACT: look.ACCENT[0], LOSSY: look.OTHER[0], OUT: look.MUTED[0]}
 _ROW = 26  # pixels of a rung
 _LONGEST = 46  # characters of a rung's title on a wide axis
