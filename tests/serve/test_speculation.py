@@ -45,6 +45,10 @@ def test_the_text_is_the_same_and_metrics_tell_what_came_true(
     drafts, made = (shown[f"spec_decode_num_{n}_total"] for n in ("drafts", "draft_tokens"))
     right = shown["spec_decode_num_accepted_tokens_total"]
     assert 0 < right < made <= 4 * drafts
+    # A step gives one token more than came true; but if it ends the text, that may be a guess.
+    tokens, steps = shown["generation_tokens_total"], shown["sequence_steps_total"]
+    assert 0 <= steps + right - tokens <= 2
+    assert drafts <= steps < tokens
     assert shown["engine_steps_total"] < 2 * 64  # of two answers: fewer than their tokens
     by_position = [shown[f"spec_decode_num_draft_tokens_per_pos_total {i}"] for i in range(4)]
     assert by_position[0] == drafts

@@ -175,6 +175,11 @@ class _EngineCollector(Collector):
         )
         yield _counter("generation_tokens", "Output tokens.", stats.output_tokens)
         yield _counter(
+            "sequence_steps",
+            "Steps that gave a sequence tokens, summed over sequences.",
+            stats.sequence_steps,
+        )
+        yield _counter(
             "prefix_cache_queries", "Prompt tokens looked up in the cache.", stats.prompt_tokens
         )
         yield _counter("prefix_cache_hits", "Prompt tokens found in it.", stats.cached_tokens)
