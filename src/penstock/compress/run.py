@@ -25,7 +25,7 @@ from penstock.compress.distill import Distill, distil
 from penstock.compress.quality import Quality, log_probabilities, quality
 from penstock.compress.quantize import Quantize, quantize
 from penstock.compress.sparse import Sparsify, sparsify
-from penstock.compress.speed import READING, Speed, meaning, speeds
+from penstock.compress.speed import READING, WRITING, Speed, meaning, speeds
 from penstock.compress.swiftkv import SwiftKV, swiftkv
 from penstock.compress.width import Width, prune_width
 from penstock.engine.llm import LLM
@@ -152,8 +152,7 @@ def measure(
             "embedded models; what another was trained on is unknown"
         )
     none: dict[str, list[Speed]] = {name: [] for name in llms}
-    rates = speeds(llms, progress) if measuring.speed else none
-    reading = speeds(llms, loads=READING) if measuring.speed else none
+    timed = speeds(llms, progress, (*WRITING, *READING)) if measuring.speed else none
     before, after = (
         Figures(
             parameters=facts[name].parameters,
@@ -161,8 +160,8 @@ def measure(
             step_bytes=facts[name].weight_bytes,
             precision=facts[name].precision,
             layers=len(llms[name].engine.decoder.config.layers),
-            speed=rates[name],
-            reading=reading[name],
+            speed=timed[name][: len(WRITING)],
+            reading=timed[name][len(WRITING) :],
             quality=found[name],
         )
         for name, folder in (("before", source), ("after", made))
