@@ -31,11 +31,11 @@ KINDS = {  # by the names of PyTorch's operators
 }
 
 
-def decodes(count: int) -> StepBatch:
+def decodes(count: int, context: int = CONTEXT) -> StepBatch:
     """So many sequences of one context, each on its own pages."""
-    width = -(-CONTEXT // PAGE_SIZE)
+    width = -(-context // PAGE_SIZE)
     tables = torch.arange(count * width).view(count, width)
-    last = torch.full((count,), CONTEXT - 1)
+    last = torch.full((count,), context - 1)
     return StepBatch(
         tokens=torch.arange(count) + 100,
         positions=last,
@@ -43,7 +43,7 @@ def decodes(count: int) -> StepBatch:
         decodes=count,
         decode_tables=tables,
         decode_contexts=last + 1,
-        max_decode_context=CONTEXT,
+        max_decode_context=context,
         prefills=[],
         logit_rows=torch.arange(count),
     )
