@@ -58,18 +58,11 @@ class Tokenizer:
     def load(directory: Path) -> Tokenizer:
         """Read `tokenizer.json` and, where they are, `tokenizer_config.json` and chat templates.
 
-        Raises `FileNotFoundError` without a `tokenizer.json`, `ValueError` for a
-        kind of tokenizer this module cannot decode.
+        Raises as `coder`, and `ValueError` for a kind of tokenizer this module cannot decode.
         """
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no tokenizer.json. Convert a slow tokenizer with "
-                "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers."
-            )
+        inner = coder(directory)
         config = directory / "tokenizer_config.json"
         settings = msgspec.json.decode(config.read_bytes()) if config.is_file() else {}
-        inner = tokenizers.Tokenizer.from_file(str(path))
         return Tokenizer(inner, settings, _templates(directory, settings))
 
     @property
@@ -197,6 +190,23 @@ class TextStream:
             self._opens = False
             return self._tokenizer.opening_bytes(token_id) if kept is None else found
         return found
+
+
+def coder(directory: Path) -> tokenizers.Tokenizer:
+    """The `tokenizer.json` of a model directory alone, for who needs ids and nothing else.
+
+    Raises `FileNotFoundError` without one, `ValueError` for one that cannot be read.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no tokenizer.json. Convert a slow tokenizer with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers."
+        )
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} cannot be read: {error}.") from None
 
 
 _Rule = Callable[[str], bytes]
