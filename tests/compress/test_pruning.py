@@ -156,7 +156,7 @@ def test_two_of_each_four_become_zero(llama, desk):
     made = sparsify(llama, Sparsify(pattern="2:4"), desk).checkpoint
     weight = made.tensors["model.layers.3.mlp.gate_proj.weight"]
     assert ((weight.unflatten(1, (-1, 4)) == 0).sum(-1) == 2).all()
-    with pytest.raises(ValueError, match=r"is 0\.5 at 2:4"):
+    with pytest.raises(ValueError, match=r"zeros=0\.3 must be 0\.5 with pattern=2:4"):
         sparsify(llama, Sparsify(share=0.3, pattern="2:4"), desk)
 
 

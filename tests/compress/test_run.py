@@ -1,6 +1,7 @@
 """`penstock compress` from a name to a directory and its report."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -98,6 +99,64 @@ def test_what_cannot_be_done_is_said(family, tmp_path):
     taken = invoke(str(family("llama")), "--out", str(tmp_path), "--weights", "int4")
     assert taken.exit_code == 1
     assert "exists; remove it" in taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--swiftkv", "inf"), "'--swiftkv': inf is no finite number"),
+        (("--distill", "inf"), "'--distill': inf is no finite number"),
+        (("--distill", "1", "--rate", "inf"), "'--rate': inf is no finite number"),
+        (("--weights", "int8", "--pattern", "2:4"), "--pattern: this belongs to --zeros"),
+        (("--layers", "1", "--uneven"), "--uneven: this belongs to --neurons and --heads"),
+        (("--layers", "1", "--seed", "3"), "--seed: this belongs to --order random"),
+        (("--layers", "1", "--act-order"), "--act-order: this belongs to --weights"),
+        (("--weights", "int8", "--group", "64"), "--group: this belongs to --weights int4"),
+        (
+            ("--weights", "int8", "--method", "awq", "--act-order"),
+            "--act-order: this belongs to --method gptq",
+        ),
+        (("--layers", "1", "--teacher", "nosuch"), "--teacher: this belongs to --distill"),
+        (
+            ("--distill", "1", "--teacher", "none", "--truth", "0.5"),
+            "--truth: this belongs to a --distill with a teacher",
+        ),
+        (("--layers", "1", "--swiftkv-group", "2"), "--swiftkv-group: this belongs to --swiftkv"),
+    ],
+)
+def test_options_that_are_wrong_or_would_be_ignored_are_refused(family, tmp_path, asked, says):
+    refused = invoke(str(family("llama")), "--out", str(tmp_path / "x"), *asked)
+    assert refused.exit_code == 2
+    assert says in refused.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--weights", "int4", "--length", "300"), "length=300 is more than the 256 positions"),
+        (("--zeros", "0.25", "--pattern", "2:4"), r"zeros=0.25 must be 0.5 with pattern=2:4"),
+        (("--weights", "int4", "--group", "128"), "group=128 does not divide the 192 inputs"),
+    ],
+)
+def test_a_refused_command_leaves_nothing_in_the_way_of_the_right_one(
+    family, tmp_path, asked, says
+):
+    quick = QUICK if "--length" not in asked else ["--rows", "2"]
+    refused = invoke(str(family("llama")), "--out", str(tmp_path / "x"), *asked, *quick)
+    assert refused.exit_code == 1
+    assert says in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_readable_tokenizer_is_refused(family, tmp_path):
+    model = shutil.copytree(family("llama"), tmp_path / "model")
+    asked = [str(model), "--out", str(tmp_path / "x"), "--weights", "int4", *QUICK]
+    (model / "tokenizer.json").write_text("{")
+    assert "tokenizer.json cannot be read: " in invoke(*asked).stderr
+    (model / "tokenizer.json").unlink()
+    refused = invoke(*asked)
+    assert refused.exit_code == 1
+    assert "holds no tokenizer.json. Convert" in refused.stderr
 
 
 def test_what_was_trained_for_other_minutes_is_not_built_on(llama, desk, monkeypatch):

@@ -189,6 +189,9 @@ def test_what_is_told_of_the_conversion(llama):
         ({"full": 4}, "swiftkv=4 must be a number of layers from 1 to 3"),
         ({"full": 0.1}, "swiftkv=0.1 must be"),
         ({"full": 1.5}, "swiftkv=1.5 must be"),
+        ({"full": float("inf")}, "swiftkv=inf must be"),
+        ({"full": float("-inf")}, "swiftkv=-inf must be"),
+        ({"full": float("nan")}, "swiftkv=nan must be"),
         ({"full": 2, "group": 0}, "swiftkv_group=0"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
+from collections.abc import Mapping, Set
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.parse import given
 from penstock.cli.told import tell
 
 if TYPE_CHECKING:
@@ -53,7 +56,14 @@ class Pattern(StrEnum):
     FOURS = "2:4"
 
 
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
 def compress(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="embedded, or a directory or shape in Hugging Face layout.")
     ],
@@ -66,26 +76,33 @@ def compress(
         Order, typer.Option(help="Of layers: missed least in the loss, of least influence, any.")
     ] = Order.LOSS,
     neurons: Annotated[
-        float, typer.Option(help="Share of each layer's feed-forward neurons to keep.")
+        float,
+        typer.Option(callback=_finite, help="Share of each layer's feed-forward neurons to keep."),
     ] = 1.0,
     heads: Annotated[
-        float, typer.Option(help="Share of each layer's KV heads, with their queries, to keep.")
+        float,
+        typer.Option(
+            callback=_finite, help="Share of each layer's KV heads, with their queries, to keep."
+        ),
     ] = 1.0,
     importance: Annotated[
         Importance, typer.Option(help="Of neurons and heads: by activations, or by gradients.")
     ] = Importance.ACTIVATION,
     uneven: Annotated[
-        bool, typer.Option("--uneven", help="Let some layers keep more than others.")
+        bool,
+        typer.Option("--uneven", help="Of neurons and heads: some layers keep more than others."),
     ] = False,
     zeros: Annotated[
-        float | None, typer.Option(help="Set this share of the weights to zero (Wanda).")
+        float | None,
+        typer.Option(callback=_finite, help="Set this share of the weights to zero (Wanda)."),
     ] = None,
-    pattern: Annotated[Pattern, typer.Option(help="Where zeros may be.")] = Pattern.FREE,
+    pattern: Annotated[Pattern, typer.Option(help="Of --zeros: where they may be.")] = Pattern.FREE,
     swiftkv: Annotated[
         float | None,
         typer.Option(
+            callback=_finite,
             help="Prompts stop behind so many layers, or this share of them: all K and V of the "
-            "rest are made of what comes out there."
+            "rest are made of what comes out there.",
         ),
     ] = None,
     swiftkv_group: Annotated[
@@ -96,6 +113,7 @@ def compress(
         typer.Option(
             "--distill",
             min=0.0,
+            callback=_finite,
             help="Train for so many minutes, on what came of it: of --swiftkv "
             "alone W_q, W_k and W_v of the layers behind, else everything.",
         ),
@@ -103,12 +121,16 @@ def compress(
     teacher: Annotated[
         str | None, typer.Option(help="Of --distill: MODEL itself if absent; none to do without.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.1, help="Of --distill.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.1, callback=_finite, help="Of a --distill with a teacher.")
+    ] = 1.0,
     truth: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, help="Of --distill: the text's own share of the loss."),
+        typer.Option(min=0.0, max=1.0, callback=_finite, help="The text's own share of that loss."),
     ] = 0.1,
-    rate: Annotated[float, typer.Option(min=0.0, help="Of --distill: peak learning rate.")] = 5e-4,
+    rate: Annotated[
+        float, typer.Option(min=0.0, callback=_finite, help="Of --distill: peak learning rate.")
+    ] = 5e-4,
     weights: Annotated[Form | None, typer.Option(help="Round the weights to integers.")] = None,
     method: Annotated[
         Method, typer.Option(help="Of --weights: to the nearest, GPTQ, AWQ.")
@@ -136,6 +158,7 @@ def compress(
     Size, speed and quality are measured before and after. Ctrl-C keeps what is
     finished; the same command goes on from there.
     """
+    _refuse_idle(context.params, given(context))
     if missing := [n for n in ("torch", "safetensors") if importlib.util.find_spec(n) is None]:
         _fail(f"{', '.join(missing)} not installed. Run: pip install 'penstock[engine]'")
     from penstock.compress.depth import Depth
@@ -197,6 +220,27 @@ def compress(
         )
         raise typer.Exit(130) from None
     _report(made, html, png, json)
+
+
+def _refuse_idle(params: Mapping[str, Any], given: Set[str]) -> None:
+    """Refuse what would change nothing."""
+    for idle, why, names in (
+        (params["layers"] is None, "--layers", "order seed"),
+        (params["order"] != Order.RANDOM, "--order random", "seed"),
+        (params["neurons"] == params["heads"] == 1, "--neurons and --heads", "importance uneven"),
+        (params["zeros"] is None, "--zeros", "pattern"),
+        (params["swiftkv"] is None, "--swiftkv", "swiftkv_group"),
+        (params["distill"] is None, "--distill", "teacher temperature truth rate"),
+        (params["teacher"] == "none", "a --distill with a teacher", "temperature truth"),
+        (params["weights"] is None, "--weights", "method group act_order"),
+        (params["weights"] != Form.INT4, "--weights int4", "group"),
+        (params["method"] != Method.GPTQ, "--method gptq", "act_order"),
+        (params["held_out"] == 0, "a --held-out above 0", "tasks"),
+    ):
+        for name in names.split():
+            if idle and name in given:
+                option = "--" + name.replace("_", "-")
+                raise typer.BadParameter(f"this belongs to {why}; leave it out", param_hint=option)
 
 
 def _watched(

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from penstock.compress.checkpoint import Checkpoint
+from penstock.engine.model.tokenizer import coder
 from penstock.workload import doctests, stdlib
 
 # Share of the rows of a batch. Tests are many and repeat themselves: a taste of them
@@ -37,8 +38,14 @@ def training_texts() -> dict[str, list[str]]:
 def calibration(checkpoint: Checkpoint, rows: int, length: int) -> Tensor:
     """Token ids to learn a model's inner values from: [rows, length + 1], train split, mixed.
 
-    Library and doctests alone: the library's tests would have to be read whole.
+    Library and doctests alone: the library's tests would have to be read whole. Raises
+    `ValueError` for rows longer than the model's context, and as `tokenizer.coder`.
     """
+    if length > (most := checkpoint.shape.max_positions):
+        raise ValueError(
+            f"length={length:,} is more than the {most:,} positions that this model knows; lower "
+            f"--length to {most:,} or less."
+        )
     texts = [text for _, text in stdlib.texts("train")]
     chosen: list[str] = []
     size = 0
@@ -47,7 +54,7 @@ def calibration(checkpoint: Checkpoint, rows: int, length: int) -> Tensor:
         size += len(chosen[-1])
         if size > rows * (length + 1) * _CHARACTERS:
             break
-    tokenizer = Tokenizer.from_file(str(checkpoint.source / "tokenizer.json"))
+    tokenizer = coder(checkpoint.source)
     end = checkpoint.shape.eos_token_ids[:1]
     return Corpus.build(tokenizer, {"library": chosen}, end).batch(rows, length)
 

@@ -24,21 +24,20 @@ def unwatched(title: str, done: int, total: int) -> None:
 class Work:
     """Finished parts of a long job, on disk: begun again, it goes on where it stopped.
 
-    A part is some tensors under a name. `plan` says what the job is. Raises
-    `ValueError` where the directory holds parts of another.
+    A part is some tensors under a name. `plan` says what the job is, and is written with
+    the first of them: a job that was refused before leaves nothing. Raises `ValueError`
+    where the directory holds parts of another.
     """
 
     def __init__(self, directory: Path, plan: dict[str, Any]) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        file = directory / "plan.json"
-        text = json.dumps(plan, indent=2, sort_keys=True)
-        if file.exists() and file.read_text() != text:
+        self._file = directory / "plan.json"
+        self._plan = json.dumps(plan, indent=2, sort_keys=True)
+        if self._file.exists() and self._file.read_text() != self._plan:
             raise ValueError(
                 f"{directory} holds the finished parts of another compression; remove it, or "
                 "choose another directory with --out."
             )
-        file.write_text(text)
 
     def once(self, name: str, make: Callable[[], Weights]) -> Weights:
         """The part of this name: read if it is there, else made and kept."""
@@ -55,6 +54,8 @@ class Work:
 
     def keep(self, name: str, tensors: Weights) -> None:
         """Write a part, in place of one of its name; it is whole or not there."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(self._plan)
         unfinished = self.directory / f"{name}.tmp"
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
         unfinished.rename(self.directory / f"{name}.safetensors")

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from penstock.compress import corpus, forward, swiftkv
 from penstock.compress.checkpoint import Checkpoint, Weights
 from penstock.compress.desk import Desk, Made, Work
 from penstock.compress.training import Optimizers, distillation
+from penstock.engine.model.tokenizer import coder
 
 WARM_UP = 0.05  # of the time
 _SAVE_EVERY_S = 60.0
@@ -126,9 +126,8 @@ class _Run:
         self._optimizers.restore(
             {name: tensor for name, tensor in found.items() if "/" in name and name[0] != "/"}
         )
-        coder = Tokenizer.from_file(str(student.source / "tokenizer.json"))
         end = student.shape.eos_token_ids[:1]
-        self.corpus = corpus.Corpus.build(coder, corpus.training_texts(), end)
+        self.corpus = corpus.Corpus.build(coder(student.source), corpus.training_texts(), end)
         if found:
             self.elapsed = float(found["/elapsed"])
             taken = found["/taken"].tolist()

@@ -38,10 +38,15 @@ class Sparsify(msgspec.Struct, frozen=True, kw_only=True, tag="sparsify"):
 def sparsify(checkpoint: Checkpoint, how: Sparsify, desk: Desk) -> Made:
     """Set to zero, by Wanda, the weights of every layer whose product is least.
 
-    Raises `ValueError` for a share that 2:4 does not have.
+    Raises `ValueError` for a share that cannot be, or that 2:4 does not have.
     """
-    if not 0 < how.share < 1 or (how.pattern == "2:4" and how.share != 0.5):
-        raise ValueError(f"share={how.share} must lie between 0 and 1, and is 0.5 at 2:4.")
+    if not 0 < how.share < 1:
+        raise ValueError(f"zeros={how.share:g} must lie between 0 and 1: the share set to zero.")
+    if how.pattern == "2:4" and how.share != 0.5:
+        raise ValueError(
+            f"zeros={how.share:g} must be 0.5 with pattern=2:4, two of each four; leave the "
+            "pattern out for another share."
+        )
     config, weights = checkpoint.shape, checkpoint.floats()
     x = embed(weights, desk.rows[:, :-1])
     zeros: list[dict[str, Any]] = []

@@ -47,8 +47,8 @@ class SwiftKV(msgspec.Struct, frozen=True, kw_only=True, tag="swiftkv"):
 
         Raises `ValueError` where that is none, all, or no whole number.
         """
-        full = round(self.full * count) if self.full < 1 else self.full
-        if full != int(full) or not 0 < full < count:
+        full = round(self.full * count) if 0 < self.full < 1 else self.full
+        if not 0 < full < count or full != int(full):  # in this order: infinity is no int
             raise ValueError(
                 f"swiftkv={self.full:g} must be a number of layers from 1 to {count - 1}, or a "
                 f"share of the {count} below 1."
