@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from penstock.models.shapes import SHAPES
 from penstock.predict.architecture import (
     Architecture,
+    Dense,
     Gqa,
     Linear,
     Mla,
@@ -295,6 +296,41 @@ def test_a_config_that_cannot_be_used_is_told_its_field(folder, content, says):
 def test_a_folder_without_a_config_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         architecture(str(tmp_path))
+
+
+NARROW = [
+    {"num_attention_heads": 8 * (1 + index % 2), "num_key_value_heads": 1, "intermediate_size": 64}
+    for index in range(80)
+]
+
+
+def test_layers_pruned_unevenly_are_each_counted_as_they_are(folder):
+    found = architecture(str(folder(config(head_dim=128, penstock_layers=NARROW))))
+    wide, narrow = sorted(found.layers, key=lambda one: -one.attention.heads)
+    assert (wide.attention.heads, narrow.attention.heads) == (16, 8)
+    assert (wide.count, narrow.count) == (40, 40)
+    assert {one.attention.head_dim for one in found.layers} == {128}
+    assert {one.ffn for one in found.layers} == {Dense(64)}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"head_dim": 128, "penstock_layers": NARROW[1:]}, r"penstock_layers names 79 layers of"),
+        ({"head_dim": None, "penstock_layers": NARROW}, r"head_dim=None must be a whole number"),
+        (
+            {"penstock_layers": [{"intermediate_size": 64}] * 80},
+            r"missing required field `num_attention_heads` - at `penstock_layers\[0\]`",
+        ),
+        (
+            {"model_type": "llama_swiftkv", "num_key_value_layers": 40},
+            r"stop behind 40 layers \(SwiftKV\).*Take the model that it was made from",
+        ),
+    ],
+)
+def test_compressed_shapes_that_cannot_be_reckoned_with_are_refused(folder, more, says):
+    with pytest.raises(ValueError, match=says):
+        architecture(str(folder(config(**more))))
 
 
 def test_layers_of_one_kind_are_counted_together():

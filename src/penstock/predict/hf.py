@@ -36,6 +36,7 @@ _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attenti
 _KINDS = ("full_attention", "linear_attention", *_WINDOWS)
 # A size; publishers write 0 or null for none.
 _Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] | None
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 30)]
 
 
 class _Weights(msgspec.Struct):
@@ -70,6 +71,14 @@ class Quantization(msgspec.Struct):
                 "take the config.json of the original weights, and name the format with --weights."
             )
         return found
+
+
+class Own(msgspec.Struct, forbid_unknown_fields=True):
+    """What a layer has of its own in a model that was pruned unevenly (see docs/compress.md)."""
+
+    num_attention_heads: _Count
+    num_key_value_heads: _Count
+    intermediate_size: _Count
 
 
 class Config(msgspec.Struct, kw_only=True):
@@ -114,6 +123,7 @@ class Config(msgspec.Struct, kw_only=True):
     mlp_only_layers: list[int] | None = None
     interleave_moe_layer_step: _Size = None
     quantization_config: Quantization | None = None
+    penstock_layers: list[Own] | None = None
 
     def need(self, field: str) -> int:
         """A size that there must be. Raises `ValueError` naming the field where there is none."""
@@ -137,6 +147,12 @@ def parse(config: Mapping[str, Any]) -> Config:
         whole = ("quantization_config", "tie_word_embeddings")  # said of the model, not of a part
         config = {field: config[field] for field in whole if field in config} | dict(inner)
     family = config.get("model_type")
+    if str(family).endswith("_swiftkv"):
+        raise ValueError(
+            f"model_type={family!r}: its prompts stop behind {config.get('num_key_value_layers')} "
+            "layers (SwiftKV), which is not reckoned with here. Take the model that it was made "
+            "from as a bound: its prompts take more operations, its decoding reads no fewer bytes."
+        )
     if family not in FAMILIES:
         raise ValueError(
             f"model_type={family!r} is no family known here; known are "
@@ -157,8 +173,19 @@ def layers(config: Config) -> tuple[Layers, ...]:
     depth, kinds = config.num_hidden_layers, config.layer_types
     if kinds is not None and len(kinds) != depth:
         raise ValueError(f"layer_types names {len(kinds)} layers of num_hidden_layers={depth}.")
-    alike = Counter((_attention(config, i), _ffn(config, i)) for i in range(depth))
+    alike = Counter((_attention(one, i), _ffn(one, i)) for i, one in enumerate(_each(config)))
     return tuple(Layers(count, attention, ffn) for (attention, ffn), count in alike.items())
+
+
+def _each(config: Config) -> list[Config]:
+    """What the config says of each layer."""
+    depth, own = config.num_hidden_layers, config.penstock_layers
+    if own is None:
+        return [config] * depth
+    if len(own) != depth:
+        raise ValueError(f"penstock_layers names {len(own)} layers of num_hidden_layers={depth}.")
+    config.need("head_dim")  # heads are fewer, not smaller: their number does not tell it
+    return [msgspec.structs.replace(config, **msgspec.structs.asdict(one)) for one in own]
 
 
 def _attention(config: Config, index: int) -> Gqa | Mla | Linear:
