@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from penstock import models
 from penstock.engine.kv import KVStore
 from penstock.engine.model.config import ModelConfig
@@ -54,6 +56,13 @@ def draft_config(
             f"draft_model={name} has {draft.vocab_size:,} tokens, {model} has "
             f"{config.vocab_size:,}: they must share one vocabulary."
         )
+    if (other := _other_word(models.path(model), directory)) is not None:
+        token, ours, theirs = other
+        raise ValueError(
+            f"draft_model={name} spells token {token:,} {theirs!r}, {model} spells it {ours!r}: "
+            "its guesses would mean other words. Set draft_model to a model that was trained with "
+            f"the tokenizer of {model}, or speculate to lookup or suffix."
+        )
     longest = options.max_model_len or config.max_positions
     if draft.max_positions < longest:
         raise ValueError(
@@ -61,6 +70,38 @@ def draft_config(
             f"{longest:,}: lower max_model_len to {draft.max_positions:,}."
         )
     return draft, directory
+
+
+def _other_word(model: Path, draft: Path) -> tuple[int, str, str] | None:
+    """The first token that two checkpoints spell differently, and how; None if there is none.
+
+    Where either has no `tokenizer.json` nothing is known. Raises `ValueError` for one
+    that cannot be read.
+    """
+    files = [directory / "tokenizer.json" for directory in (model, draft)]
+    if not all(file.is_file() for file in files):
+        return None
+    if files[0].read_bytes() == files[1].read_bytes():  # as most pairs: no need to parse
+        return None
+    ours, theirs = map(_words, files)
+    for token in sorted(ours.keys() & theirs.keys()):
+        if ours[token] != theirs[token]:
+            return token, ours[token], theirs[token]
+    return None
+
+
+def _words(file: Path) -> dict[int, str]:
+    """Tokens by id, without those that were added later: in one family they may differ in name."""
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(
+            f"speculate=draft compares tokenizers, and {file} cannot be read ({error}): fetch it "
+            "again, or set speculate to lookup or suffix."
+        ) from error
+    added = tokenizer.get_added_tokens_decoder()
+    words: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
+    return {id_: word for word, id_ in words.items() if id_ not in added}
 
 
 def speculator(runner: Runner, options: EngineOptions, draft: Decoder | None) -> Speculator | None:
