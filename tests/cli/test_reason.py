@@ -76,6 +76,7 @@ def test_random_weights_are_refused(tmp_path):
         (("--temperature", "0"), "at 0 all samples are the same", 1),
         (("no-such-model",), "neither a directory nor one of", 1),
         (("--samples", "1,2000"), "1024 is the most", 1),
+        (("--questions", "100000000"), "questions=100,000,000; 5,000 is the most", 1),
     ],
 )
 def test_bad_input_is_told_field_and_way_out(arguments, says, code):
@@ -103,3 +104,11 @@ def test_ctrl_c_leaves_what_is_answered(monkeypatch):
     assert (found["questions"], found["asked"]) == (3, 50)
     assert len(asked) == 3
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_before_the_first_question_ends_at_once(monkeypatch):
+    """The signal comes while the questions are made."""
+    from penstock.plan.reason import ask
+
+    monkeypatch.setattr(ask, "open_tasks", lambda *a, **b: signal.raise_signal(signal.SIGINT))
+    assert "nothing was kept" in penstock(exit_code=130).stderr

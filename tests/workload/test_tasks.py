@@ -118,6 +118,8 @@ def test_doctests_are_held_out_distinct_and_shown_as_their_module_shows_them():
         assert task.prompt.count(">>> ") == 3
         known = doctests.Task(int(grade), expression, task.checker.answer)
         assert task.prompt == doctests.few_shot(known, 2)
+    with pytest.raises(ValueError, match="limit=5,001 doctests; 5,000 is the most"):
+        open_tasks("doctests", limit=5_001)
 
 
 def test_examples_are_taken_from_the_top_and_not_asked(own):

@@ -96,7 +96,10 @@ def reason(
 
 @contextmanager
 def _watched() -> Iterator[Callable[[int, int], bool]]:
-    """A bar on standard error, and whether to go on: no more after the first Ctrl-C."""
+    """A bar on standard error, and whether to go on: no more after the first Ctrl-C.
+
+    Before the first question Ctrl-C ends everything, as there is nothing to keep.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -116,10 +119,12 @@ def _watched() -> Iterator[Callable[[int, int], bool]]:
         print("Ending after this question; Ctrl-C again gives it all up.", file=sys.stderr)
 
     def go_on(done: int, all_: int) -> bool:
+        if not done:
+            signal.signal(signal.SIGINT, stop)
         bar.update(task, completed=done, total=all_)
         return not stopped
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = signal.getsignal(signal.SIGINT)
     try:
         with bar:
             task = bar.add_task("", total=None)

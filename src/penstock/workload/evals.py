@@ -18,6 +18,8 @@ from penstock.workload import doctests
 from penstock.workload.tasks import Exact, Number, Task, TaskSet, UnitTests, named_apart, read_tasks
 
 DOCTESTS = 200  # tasks, where nobody says how many
+# No two are the same, so they grow rare; an accuracy over so many is known to 1.4 points.
+MOST_DOCTESTS = 5_000
 _SHOTS = {"doctests": 4, "gsm8k": 4}  # examples that are usual; none elsewhere
 T = TypeVar("T")
 
@@ -29,7 +31,8 @@ def open_tasks(
 
     `limit` takes the first so many. The examples of `few_shot` are the first
     tasks of a file, which are then not asked; doctests have examples of
-    their own. Raises `ValueError` for what cannot be read, `OSError` as `open`.
+    their own. Raises `ValueError` for what cannot be read and for more than
+    `MOST_DOCTESTS` of these, `OSError` as `open`.
     """
     kind, _, place = spec.partition(":")
     shots = _SHOTS.get(kind, 0) if few_shot is None else few_shot
@@ -60,6 +63,8 @@ def open_tasks(
 
 
 def _doctests(count: int, shots: int, seed: int) -> list[Task]:
+    if count > MOST_DOCTESTS:
+        raise ValueError(f"limit={count:,} doctests; {MOST_DOCTESTS:,} is the most. Ask fewer.")
     chosen: dict[str, Task] = {}
     for task in doctests.tasks(seed, "held_out"):
         if len(chosen) == count:

@@ -12,7 +12,7 @@ from penstock import models
 from penstock.engine.request import MAX_CHOICES, ModelFacts, SamplingParams
 from penstock.meter.check import grade_records
 from penstock.record.record import Outcome, Record
-from penstock.workload.evals import open_tasks
+from penstock.workload.evals import MOST_DOCTESTS, open_tasks
 from penstock.workload.tasks import Task, TaskSet
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Asking:
             raise ValueError(f"samples={self.samples}: write each number once, rising from 1.")
         if self.most > MAX_CHOICES:
             raise ValueError(f"samples={self.most} of one prompt; {MAX_CHOICES} is the most.")
+        if self.questions > MOST_DOCTESTS:
+            raise ValueError(
+                f"questions={self.questions:,}; {MOST_DOCTESTS:,} is the most. Ask fewer."
+            )
         if not 0 < self.temperature <= 2:
             raise ValueError(
                 f"temperature={self.temperature} must lie in (0, 2]: at 0 all samples are the same."
