@@ -44,17 +44,21 @@ def pruning(result: dict[str, Any]) -> str:
     speed = result.get("speed", {})
     rows = [
         "| taken out | weights left in layers | held-out loss over the original (95 %) "
-        "| doctests right | tokens/s alone, a real shape | 16 at once |",
-        "|---|---|---|---|---|---|",
+        "| doctests right | tokens/s alone, a real shape | 16 at once "
+        "| $ a million of these tokens, at $1 an hour |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, found in result["quality"].items():
         timed = speed.get(name)
         rates = [
             _times(timed[batch], speed["original"][batch]) if timed else "" for batch in ("1", "16")
         ]
+        cost = f"{1e6 / 3600 / timed['16'][1]:.2f}" if timed else ""
         left = f"{found['of_layers']:.0%}" if "of_layers" in found else "100%"
         right = f"{found['doctests_right']:.0%}"
-        rows.append(f"| {name} | {left} | {_lost(found)} | {right} | {' | '.join(rates)} |")
+        rows.append(
+            f"| {name} | {left} | {_lost(found)} | {right} | {' | '.join(rates)} | {cost} |"
+        )
     told = result["conditions"]["quality"]
     lines = [
         *rows,
@@ -69,6 +73,38 @@ def pruning(result: dict[str, Any]) -> str:
             "threads, prompts and answers of 32 tokens, medians of 3 rounds in turn (least-most)."
         )
     return "\n".join(lines)
+
+
+def recovered(result: dict[str, Any]) -> str:
+    """What training gives back of a quarter of the depth, with a teacher and without."""
+    titles = {
+        "pruned": "a quarter of the depth out",
+        "distilled": "then trained with the whole model as teacher",
+        "fine-tuned": "then trained on the text alone",
+    }
+    rows = [
+        "| model | held-out loss over the original (95 %) | KL, nats | doctests right |",
+        "|---|---|---|---|",
+    ]
+    for name, found in result.items():
+        if name == "conditions" or " tenth " in name:
+            continue  # short ones choose a rate
+        rate = f", rate {found['rate']:g}" if "rate" in found else ""
+        rows.append(
+            f"| {titles.get(name, name)}{rate} | {_lost(found)} "
+            f"| {found['kl_to_original_nats']:.3f} | {found['doctests_right']:.1%} |"
+        )
+    told = result["conditions"]
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"{told['date']}, embedded model ({told['parameters'] / 1e6:.1f} M parameters), "
+            f"{told['minutes']:g} minutes of each training on one core ({told['processor']}), the "
+            f"teacher's passes included; {told['held_out_tokens']:,} held-out tokens, "
+            f"{told['doctests']} doctests.",
+        ]
+    )
 
 
 def one_layer_less(result: dict[str, Any]) -> str:

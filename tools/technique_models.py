@@ -167,14 +167,16 @@ def _tell_pruning(results: Results) -> Told:
 
 
 def _draw_distillation(results: Results) -> list[Panel]:
+    courses = {"SwiftKV at half depth": _distilled(results), **_recovered(results)}
     rows = [
-        loss("SwiftKV at half depth", one, along="y") | {"x": minutes}
-        for minutes, one in _distilled(results)
+        loss(name, one, along="y") | {"x": minutes}
+        for name, course in courses.items()
+        for minutes, one in course
     ]
     return [
         Lines(
             says="% of held-out loss over the original",
-            along="minutes of distillation on one core",
+            along="minutes of training on one core",
             rows=rows,
             log_x=False,
         )
@@ -183,17 +185,21 @@ def _draw_distillation(results: Results) -> list[Panel]:
 
 def _tell_distillation(results: Results) -> Told:
     course = _distilled(results)
-    told = results["swiftkv"]["conditions"]["quality"]
+    told = results["compress_distill"]["conditions"]
     steps = [f"{one['loss_over_original']:.2%} after {minutes:g}" for minutes, one in course]
-    first, last = course[0][1], course[-1][1]
+    taught, alone = (each[-1] for each in _recovered(results).values())
+    pruned = results["compress_distill"]["pruned"]
+    mended = [f"{each['loss_over_original']:+.1%}" for each in (pruned, taught[1], alone[1])]
     return Told(
-        f"SwiftKV at half depth: loss {first['loss_over_original']:+.2%} → "
-        f"{last['loss_over_original']:+.2%} in a minute, embedded model, one core",
-        f"SwiftKV at half depth, above the original's loss: {', '.join(steps)} minutes. "
-        f"{ran(told)}, {told['held_out_tokens']:,} held-out tokens; only W_q, W_k and W_v of the "
-        "deep layers are trained. `python -m benchmarks.swiftkv`. How far a teacher carries a "
-        "model that lost a quarter of its depth, beside training without one: "
-        "`python -m benchmarks.compress_distill`.",
+        f"a quarter of the depth out: loss {mended[0]} → {mended[1]} in {taught[0]:g} minutes, "
+        f"{mended[2]} without a teacher; embedded model, one core",
+        f"A quarter of the depth out: {mended[0]} of loss, {mended[1]} after {taught[0]:g} minutes "
+        f"with the whole model as teacher, {mended[2]} after as many of the text alone; doctests "
+        f"right {pruned['doctests_right']:.0%}, {taught[1]['doctests_right']:.0%} and "
+        f"{alone[1]['doctests_right']:.0%} ({ran(told)}, {told['held_out_tokens']:,} held-out "
+        "tokens; `python -m benchmarks.compress_distill`). SwiftKV at half depth, of which only "
+        f"W_q, W_k and W_v of the deep layers are trained: {', '.join(steps)} minutes "
+        "(`python -m benchmarks.swiftkv`).",
     )
 
 
@@ -202,6 +208,19 @@ def _distilled(results: Results) -> list[tuple[float, Mapping[str, Any]]]:
     found = results["swiftkv"]["quality"]
     keys = ("behind 1/2", "behind 1/2, 0.1 min light at 0.002", "behind 1/2, 1 min light at 0.002")
     return [(found[key].get("minutes", 0.0), found[key]) for key in keys]
+
+
+def _recovered(results: Results) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
+    """A quarter of the depth out, and trained for so many minutes; with a teacher first."""
+    found = results["compress_distill"]
+    whole = found["conditions"]["minutes"]
+    courses = {}
+    titles = ("1/4 of the depth out, distilled", "the same, without a teacher")
+    for title, name in zip(titles, ("distilled", "fine-tuned"), strict=True):
+        rate = found[name]["rate"]
+        tenth = whole / 10, found[f"{name} tenth {rate:g}"]
+        courses[title] = [(0.0, found["pruned"]), tenth, (whole, found[name])]
+    return courses
 
 
 def _draw_prompt_compression(results: Results) -> list[Panel]:
