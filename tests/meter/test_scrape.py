@@ -20,6 +20,11 @@ vllm:prefix_cache_queries_total{engine="0",model_name="m"} 200.0
 vllm:prefix_cache_hits_total{engine="0",model_name="m"} 50.0
 vllm:prefix_cache_hits_created{engine="0",model_name="m"} 1.7e+09
 vllm:num_preemptions_total{engine="0",model_name="m"} NaN
+vllm:spec_decode_num_drafts_total{engine="0",model_name="m"} 9.0
+vllm:spec_decode_num_drafts_total{engine="1",model_name="m"} 1.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="m",position="0"} 6.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="1",model_name="m",position="0"} 1.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="m",position="1"} 4.0
 vllm:num_requests_running_not_this{engine="0"} 9
 """
 SGLANG = b"""\
@@ -29,6 +34,8 @@ sglang:num_queue_reqs{model_name="m",tp_rank="0"} 2.0
 sglang:token_usage{model_name="m",tp_rank="0"} 0.28
 sglang:cache_hit_rate{model_name="m",tp_rank="0"} 0.01
 sglang:num_retracted_requests_total{model_name="m"} 7.0
+sglang:spec_accept_length{dp_rank="0",model_name="m"} 2.0
+sglang:spec_accept_length{dp_rank="1",model_name="m"} 3.0
 """
 LLAMACPP = b"""\
 # TYPE llamacpp:requests_processing gauge
@@ -47,6 +54,11 @@ tgi_request_generated_tokens_bucket{le="1"} 0
 """
 
 
+def placed(values):
+    """With the position of each, which most names have none of."""
+    return {key if isinstance(key, tuple) else (key, None): v for key, v in values.items()}
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -58,6 +70,9 @@ tgi_request_generated_tokens_bucket{le="1"} 0
                 b"vllm:kv_cache_usage_perc": 0.5,
                 b"vllm:prefix_cache_queries_total": 200,
                 b"vllm:prefix_cache_hits_total": 50,
+                b"vllm:spec_decode_num_drafts_total": 10,
+                (b"vllm:spec_decode_num_accepted_tokens_per_pos_total", 0): 7,
+                (b"vllm:spec_decode_num_accepted_tokens_per_pos_total", 1): 4,
             },
         ),
         (
@@ -68,6 +83,7 @@ tgi_request_generated_tokens_bucket{le="1"} 0
                 b"sglang:token_usage": 0.28,
                 b"sglang:cache_hit_rate": 0.01,
                 b"sglang:num_retracted_requests_total": 7,
+                b"sglang:spec_accept_length": 2.5,
             },
         ),
         (
@@ -78,6 +94,7 @@ tgi_request_generated_tokens_bucket{le="1"} 0
                 b"llamacpp:tokens_predicted_total": 48,
                 b"llamacpp:spec_decode_num_draft_tokens_total": 10,
                 b"llamacpp:spec_decode_num_accepted_tokens_total": 6,
+                (b"llamacpp:spec_decode_num_accepted_tokens_per_pos_total", 0): 4,
             },
         ),
         (
@@ -94,7 +111,7 @@ tgi_request_generated_tokens_bucket{le="1"} 0
     ],
 )
 def test_pages_of_each_dialect(text, values):
-    assert read_page(text) == values
+    assert read_page(text) == placed(values)
 
 
 def test_our_own_page_is_read():
@@ -103,10 +120,8 @@ def test_our_own_page_is_read():
     prometheus.Gauge("penstock:num_requests_waiting", "x", registry=registry).set(4)
     prometheus.Counter("penstock:prefix_cache_hits", "x", registry=registry).inc(9)
     text = prometheus.generate_latest(registry)
-    assert read_page(text) == {
-        b"penstock:num_requests_waiting": 4,
-        b"penstock:prefix_cache_hits_total": 9,
-    }
+    values = {b"penstock:num_requests_waiting": 4, b"penstock:prefix_cache_hits_total": 9}
+    assert read_page(text) == placed(values)
 
 
 def test_a_large_page_takes_milliseconds():
@@ -116,7 +131,7 @@ def test_a_large_page_takes_milliseconds():
     )
     began = process_time()
     for _ in range(10):
-        assert len(read_page(noise + VLLM)) == 5
+        assert len(read_page(noise + VLLM)) == 8
     assert (process_time() - began) / 10 < 0.02
 
 
@@ -179,3 +194,17 @@ async def test_a_page_that_fails_on_the_way_leaves_a_gap():
     scrape = await watch(Pages(good, page(500, b""), good))
     assert scrape.failures == 1
     assert len(scrape.series[0].values) == scrape.pages >= 2
+
+
+async def test_a_position_was_at_zero_before_it_was_shown():
+    """Servers show one from its first count on; what it grew by since the first page is known."""
+    name = b"llamacpp:spec_decode_num_accepted_tokens_per_pos_total"
+    nothing = page(200, b"tgi_queue_size 1\n", "text/plain")
+    first = page(200, b'%b{position="0"} 5\n' % name, "text/plain")
+    scrape = await watch(Pages(nothing, nothing, first))
+    (queue,) = (s for s in scrape.series if s.name == "waiting")
+    (series,) = (s for s in scrape.series if s.name == "accepted_at")
+    assert (series.position, series.source) == (0, name.decode())
+    assert series.values == [0, 0] + [5] * (scrape.pages - 2)
+    assert series.at_ns[:2] == queue.at_ns
+    assert series.at_ns == sorted(series.at_ns)

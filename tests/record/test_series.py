@@ -38,7 +38,8 @@ def test_a_share_is_of_what_grew():
 
 def test_series_round_trip(tmp_path):
     run = make_run()
-    run.series = [counter((2**62, 0.1), (2**62 + 1, 1e300))]
+    run.series = [counter((2**62, 0.1), (2**62 + 1, 1e300)), counter((1, 2.0))]
+    run.series[1].position = 3
     save(run, tmp_path)
     assert load(tmp_path) == run
 

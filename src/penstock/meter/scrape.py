@@ -1,6 +1,6 @@
 """The server's own account of itself while it is measured: its metrics page, once a second.
 
-The page is Prometheus' text. One regular expression finds the dozen series that
+The page is Prometheus' text. One regular expression finds the few series that
 explain a figure; a parser of the whole page would make thousands of objects while
 the load runs (docs/servers.md has the cost of both), and its library would be a
 dependency of everybody for that alone.
@@ -83,7 +83,25 @@ accepted tokens counter
     penstock:spec_decode_num_accepted_tokens_total vllm:spec_decode_num_accepted_tokens_total
     llamacpp:spec_decode_num_accepted_tokens_total
 
-accepted_length tokens gauge
+drafts drafts counter
+    penstock:spec_decode_num_drafts_total vllm:spec_decode_num_drafts_total
+    llamacpp:spec_decode_num_drafts_total
+
+drafted_at tokens counter
+    penstock:spec_decode_num_draft_tokens_per_pos_total
+
+accepted_at tokens counter
+    penstock:spec_decode_num_accepted_tokens_per_pos_total
+    vllm:spec_decode_num_accepted_tokens_per_pos_total
+    llamacpp:spec_decode_num_accepted_tokens_per_pos_total
+
+drafting s counter
+    penstock:spec_decode_seconds_total
+
+sequence_steps steps counter
+    penstock:sequence_steps_total
+
+tokens_per_step tokens/step gauge
     sglang:spec_accept_length
 """
 
@@ -95,23 +113,30 @@ _THEIRS: dict[bytes, _Meaning] = {
 _LINE = re.compile(
     rb"^(%b)(\{.*\})? +([^ \n]+)" % b"|".join(re.escape(name) for name in _THEIRS), re.MULTILINE
 )
+_POSITION = re.compile(rb'[{,]position="(\d{1,2})"')  # a hundred are plenty of any page
+_SHARED = ("share", "tokens/step")  # units of which engines side by side have a mean, not a sum
 # Parts of one engine that each show the whole engine's figures (SGLang).
 _ANOTHER_RANK = re.compile(rb'[{,](?:tp|pp|moe_ep)_rank="[1-9]')
 
 
-def read_page(page: bytes) -> dict[bytes, float]:
-    """Values by the name on the page; of engines side by side the sum, of shares the mean."""
-    found: dict[bytes, list[float]] = {}
+def read_page(page: bytes) -> dict[tuple[bytes, int | None], float]:
+    """Values by the name on the page and the position, where it names one.
+
+    Of engines side by side the sum, of shares the mean.
+    """
+    found: dict[tuple[bytes, int | None], list[float]] = {}
     for name, labels, text in _LINE.findall(page):
         if _ANOTHER_RANK.search(labels):
             continue
         with contextlib.suppress(ValueError):
             value = float(text)
             if not math.isnan(value):
-                found.setdefault(name, []).append(value)
+                place = _POSITION.search(labels)
+                position = int(place[1]) if place else None
+                found.setdefault((name, position), []).append(value)
     return {
-        name: sum(values) / (len(values) if _THEIRS[name].unit == "share" else 1)
-        for name, values in found.items()
+        key: sum(values) / (len(values) if _THEIRS[key[0]].unit in _SHARED else 1)
+        for key, values in found.items()
     }
 
 
@@ -122,16 +147,17 @@ class Scrape:
         self.pages = self.failures = 0
         self.busy_s = 0.0  # this process' time spent on reading pages
         self.why_not: str | None = None  # why there is nothing, if there is nothing
-        self._by_name: dict[bytes, Series] = {}
+        self._by_name: dict[bytes, dict[int | None, Series]] = {}
+        self._read_ns: list[int] = []  # when the first page came, and the last
 
     @property
     def series(self) -> list[Series]:
-        """One for each quantity that the page shows."""
-        chosen: dict[str, Series] = {}
+        """One for each quantity that the page shows, and each position where it tells them."""
+        chosen: dict[str, dict[int | None, Series]] = {}
         for name, meaning in _THEIRS.items():
             if name in self._by_name:
                 chosen.setdefault(meaning.name, self._by_name[name])
-        return list(chosen.values())
+        return [series for placed in chosen.values() for series in placed.values()]
 
     def take(self, exchange: Exchange) -> None:
         """Read what came for one page."""
@@ -145,17 +171,31 @@ class Scrape:
         values = read_page(exchange.body)
         if not values:
             self.why_not = self.why_not or "/metrics shows no name that is known here"
-        for name, value in values.items():
-            if name not in self._by_name:
-                ours = _THEIRS[name]
-                self._by_name[name] = Series(
-                    name=ours.name, unit=ours.unit, kind=ours.kind, source=name.decode()
-                )
-            # What it says was so when it was written, just before it arrived.
-            self._by_name[name].at_ns.append(exchange.pieces[0][0])
-            self._by_name[name].values.append(value)
+        # What it says was so when it was written, just before it arrived.
+        when = exchange.pieces[0][0]
+        for (name, position), value in values.items():
+            placed = self._by_name.setdefault(name, {})
+            if position not in placed:
+                placed[position] = self._begin(name, position)
+            placed[position].at_ns.append(when)
+            placed[position].values.append(value)
+        self._read_ns = [*self._read_ns[:1], when]
         self.pages += 1
         self.busy_s += thread_time() - began
+
+    def _begin(self, name: bytes, position: int | None) -> Series:
+        ours = _THEIRS[name]
+        # A position is shown from its first count on: on the pages before, it was zero.
+        known = self._read_ns if position is not None else []
+        return Series(
+            name=ours.name,
+            unit=ours.unit,
+            kind=ours.kind,
+            source=name.decode(),
+            position=position,
+            at_ns=list(known),
+            values=[0.0] * len(known),
+        )
 
 
 @contextlib.asynccontextmanager

@@ -125,16 +125,16 @@ _COLUMNS: dict[str, pa.DataType] = {
     "wrong_why": _TEXT,
 }
 _SCHEMA = pa.schema(_COLUMNS)
-_SERIES = pa.schema(
-    {
-        "name": _TEXT,
-        "unit": _TEXT,
-        "kind": _TEXT,
-        "source": _TEXT,
-        "at_ns": pa.list_(_COUNT),
-        "values": pa.list_(pa.float64()),
-    }
-)
+_WATCHED: dict[str, pa.DataType] = {
+    "name": _TEXT,
+    "unit": _TEXT,
+    "kind": _TEXT,
+    "source": _TEXT,
+    "position": _SMALL,
+    "at_ns": pa.list_(_COUNT),
+    "values": pa.list_(pa.float64()),
+}
+_SERIES = pa.schema(_WATCHED)
 
 
 def save(run: Run, directory: Path) -> None:

@@ -20,6 +20,7 @@ class Series(msgspec.Struct, kw_only=True):
     unit: str  # "requests", "share", "tokens", "J", ...
     kind: Kind
     source: str  # who said so: "vllm:num_requests_waiting", "RAPL package-0"
+    position: int | None = None  # in a guess, from 0, where each is told apart
     at_ns: list[int] = []
     values: list[float] = []
 
