@@ -282,6 +282,39 @@ def test_the_server_is_drawn_under_the_load_it_had():
     assert not {"script", "img"} & set(page.tags)
 
 
+def test_guesses_are_drawn_over_time_and_by_position():
+    point = closed_point(8, 200)
+    seconds = np.arange(30)
+    rates = {"output_tokens": 90, "sequence_steps": 50, "drafts": 40, "drafted": 100}
+    series = [watched(point, name, "counter", rate * seconds) for name, rate in rates.items()]
+    series += [watched(point, "accepted", "counter", 40 * seconds)]
+    for position, (made, right) in enumerate([(40, 30), (40, 10), (20, 0)]):
+        for name, rate in (("drafted_at", made), ("accepted_at", right)):
+            series.append(watched(point, name, "counter", rate * seconds))
+            series[-1].position = position
+    run = make_run(point, series=series)
+    (one,) = View(run).points
+    (course,) = one.courses
+    panels = {p.title: p for p in server.panels(series, point.start_ns, course.seconds)}
+    line = panels["tokens a step and sequence"].lines[""]
+    assert [row["v"] for row in line] == pytest.approx([1.8] * server.SLICES)
+    drawn = rows(figures.timeline(course, one.colour, series, 500, 300))
+    bars = [tuple(row[k] for k in ("guess", "says")) for row in drawn if "guess" in row]
+    assert bars == [(1, "75 %"), (2, "25 %"), (3, "0 %")]
+    assert [r["drafted"] for r in drawn if "guess" in r] == pytest.approx([100, 100, 50])
+    text = Page(html.render(run)).text
+    for said in ("Tokens a step", "Guesses right", "% of drafts in the window", "A draft is what"):
+        assert said in text
+    # What nobody told, or nobody did, has neither row nor panel.
+    assert "Time guessing" not in text[: text.index("What the figures mean")]
+    plain = make_run(point, series=[s for s in series if s.name in ("output_tokens", "drafts")])
+    assert "Guesses ahead" not in [s.title for s in table.sections(plain.summary["points"])]
+    (one,) = View(plain).points
+    drawn = figures.timeline(one.courses[0], one.colour, plain.series, 500, 300).to_json()
+    assert "of drafts" not in drawn
+    assert "tokens a step" not in drawn
+
+
 def test_nothing_of_another_point_is_drawn_and_silence_has_no_panel():
     point = closed_point(8, 60)
     later = msgspec.structs.replace(point, start_ns=point.end_ns + 1, end_ns=point.end_ns + 10**9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ def merged(repeats: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "quality": over_repeats([r["quality"] for r in repeats]),
         "sessions": _sessions([r["sessions"] for r in repeats]),
+        "guesses": _guesses([r["guesses"] for r in repeats]),
         "power": _power([r["power"] for r in repeats]),
         "repeats": list(repeats),
     }
@@ -100,6 +102,20 @@ def _sessions(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None
 def _power(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     known = [r for r in repeats if r is not None]
     return {**known[0], **_means(known, but="of")} if known else None
+
+
+def _guesses(repeats: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    known = [r for r in repeats if r is not None]
+    if not known:
+        return None
+    # In a repeat whose drafts were shorter there are none at the last positions.
+    columns = zip_longest(
+        *(r["by_position"] for r in known), fillvalue={"drafted": 0.0, "accepted": 0.0}
+    )
+    return {
+        **_means(known, but="by_position"),
+        "by_position": [_means(column) for column in columns],
+    }
 
 
 def _spread(spreads: Sequence[dict[str, Any]]) -> dict[str, Any]:

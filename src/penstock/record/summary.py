@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock.record import metrics, mlperf
 from penstock.record.capacity import capacity_of
+from penstock.record.guesses import guesses
 from penstock.record.power import energy_condition, power
 from penstock.record.price import cost
 from penstock.record.quality import quality
@@ -119,6 +120,7 @@ def _point(point: Point, run: Run) -> dict[str, Any]:
         "goodput": _goodput(wanted, slos, window),
         "quality": quality(point, window),
         "sessions": sessions(point, window),
+        "guesses": guesses(run.series, window),
         "power": power(run.series, window, throughput["value"]),
         "errors": {"count": sum(errors.values()), "by_class": errors},
         "requests": len(metrics.finished_requests(point.records)),

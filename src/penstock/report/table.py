@@ -75,6 +75,7 @@ def sections(points: Points, quantiles: Sequence[str] = ("p50", "p90", "p99")) -
         Section("The system gets", list(_system(points))),
         Section("Answers", list(_answers(points))),
         Section("Sessions", list(_sessions(points))),
+        Section("Guesses ahead", list(_guesses(points))),
         Section("It costs", list(_costs(points))),
         Section("Latency", list(_latency(points, quantiles))),
         Section("What it rests on", list(_basis(points))),
@@ -133,6 +134,18 @@ def _sessions(points: Points) -> Iterator[Row]:
         if any(end in each.get("ends", {}) for each in found):
             yield Row(label, "sessions", [Cell(figure(e.get("ends", {}).get(end))) for e in found])
     yield Row("Still open", "sessions", [Cell(figure(each.get("open"))) for each in found])
+
+
+def _guesses(points: Points) -> Iterator[Row]:
+    """What guessing tokens brought and took, where the server told."""
+    found = [p.get("guesses") or {} for p in points]  # runs of before it was kept have none
+    for key, label, unit, scale in (
+        ("tokens_per_step", "Tokens a step", "a sequence", 1),
+        ("accepted_share", "Guesses right", "%", 100),
+        ("time_share", "Time guessing", "%", 100),
+    ):
+        if any(each.get(key) is not None for each in found):
+            yield Row(label, unit, [Cell(figure(each.get(key), scale)) for each in found])
 
 
 _NOTHING: Mapping[str, Any] = {"value": None, "ci95": None}

@@ -12,7 +12,7 @@ from penstock.record import metrics
 from penstock.record.record import Outcome
 from penstock.record.series import Series
 from penstock.report import look
-from penstock.report.figures import server
+from penstock.report.figures import guesses, server
 from penstock.report.look import Chart
 from penstock.report.view import Course
 
@@ -27,6 +27,8 @@ def timeline(
     course: Course, colour: str, watched: Sequence[Series], width: int, height: int
 ) -> Chart:
     """Output tokens/s, requests in flight, first tokens, and the server below; the window shaded.
+
+    At the foot stands what became of guesses inside the window, if any were made.
 
     `colour` is the one that this operating point has in other figures. Failed
     requests are crosses at the foot of the panel of first tokens. `watched` is
@@ -54,7 +56,10 @@ def timeline(
             for panel in server.panels(watched, course.point.start_ns, course.seconds)
         ),
     ]
-    return time.stack(panels)
+    guessed = course.summary.get("guesses")  # runs of before it was kept have none
+    places = guessed["by_position"] if guessed else []
+    foot = [guesses.by_position(places, time.width, round(height * 0.24))] if places else []
+    return time.stack(panels, *foot)
 
 
 def _watched(panel: server.Panel, time: Time, height: int) -> Any:
@@ -159,7 +164,7 @@ class Time:
     """The time axis of an operating point, which all its panels share."""
 
     def __init__(self, course: Course, width: int) -> None:
-        self._width = width - _ROOM - 14
+        self.width = width - _ROOM - 14
         self._window = course.window
         self._scale = alt.Scale(domain=[0, course.seconds], nice=False)
         self.x = alt.X("t:Q", scale=self._scale)  # its axis is the window's
@@ -208,13 +213,13 @@ class Time:
         first, *rest = layers
         measured = first.encode(y=alt.Y("v:Q", title=None, axis=axis, scale=scale))
         return alt.layer(shade, measured, *rest, title=title).properties(
-            width=self._width, height=height
+            width=self.width, height=height
         )
 
-    def stack(self, panels: Sequence[Any]) -> Chart:
-        """The panels under one another; the last one carries the seconds."""
+    def stack(self, panels: Sequence[Any], *below: Any) -> Chart:
+        """The panels under one another, then what has no time; the last one carries the seconds."""
         panels[-1].layer[0].encoding.x = self._axis("from:Q", title="seconds")
-        return look.dressed(alt.vconcat(*panels, spacing=8))
+        return look.dressed(alt.vconcat(*panels, *below, spacing=8))
 
     def _axis(self, field: str, **settings: Any) -> alt.X:
         axis = alt.Axis(grid=False, tickCount=6, format=look.ROUND, **settings)

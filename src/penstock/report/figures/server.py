@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from penstock.record.guesses import guessed, tokens_per_step
 from penstock.record.metrics import NS_PER_S
 from penstock.record.series import Series, grown, share
 
@@ -32,6 +33,8 @@ def panels(watched: Sequence[Series], start_ns: int, seconds: float) -> Iterator
     requests = {name: told.gauge(name) for name in ("running", "waiting")}
     hits = told.ratio("prefix_hits", "prefix_queries") or told.gauge("prefix_hit_rate", 100)
     preempted = told.rate("preemptions")
+    guessing = guessed(watched, start_ns, start_ns + round(seconds * NS_PER_S))
+    tokens = told.each(tokens_per_step) if guessing else []
     for panel in (
         Panel("at the server: requests running and waiting", requests, whole=True),
         Panel("% of the KV cache in use", {"": told.gauge("kv_usage", 100)}, top=100),
@@ -39,6 +42,7 @@ def panels(watched: Sequence[Series], start_ns: int, seconds: float) -> Iterator
         Panel("preemptions/s", {"": preempted if any(row["v"] for row in preempted) else []}),
         Panel("% of prompt tokens found in the prefix cache", {"": hits}, top=100),
         Panel("% of drafted tokens accepted", {"": told.ratio("accepted", "drafted")}, top=100),
+        Panel("tokens a step and sequence", {"": tokens}),
         Panel("watts", {"": told.rate("energy")}),
     ):
         lines = {name: rows for name, rows in panel.lines.items() if rows}
@@ -50,6 +54,7 @@ class Told:
     """What was watched within a stretch of time, as rows of `t` in seconds and `v`."""
 
     def __init__(self, watched: Sequence[Series], start_ns: int, seconds: float) -> None:
+        self._watched = watched
         self._by_name: dict[str, list[Series]] = {}
         for one in watched:
             self._by_name.setdefault(one.name, []).append(one)
@@ -85,6 +90,11 @@ class Told:
                 per_s = sum(known) / ((end - start) / NS_PER_S)
                 rows.append({"t": self._seconds((start + end) / 2), "v": per_s})
         return rows
+
+    def each(self, figure: Callable[[Sequence[Series], int, int], float | None]) -> _Rows:
+        """A figure of everything watched, in each slice."""
+        found = (((a + b) / 2, figure(self._watched, a, b)) for a, b in self._slices)
+        return [{"t": self._seconds(at), "v": v} for at, v in found if v is not None]
 
     def ratio(self, part: str, whole: str) -> _Rows:
         """Growth of one counter over that of another, in percent."""
