@@ -171,19 +171,21 @@ def _budgets(results: Results) -> list[int]:
 
 
 def _draw_kv_budget(results: Results) -> list[Panel]:
-    found = results["kv_budget"]["copy"]["results"]
-    rows: Rows = [
-        point(keep, budget, 100 * found[f"{keep} {budget}"]["right"])
-        for keep in _KEEPS
-        for budget in _budgets(results)
-    ]
-    rows += [point("all", budget, 100 * found["all"]["right"]) for budget in _budgets(results)]
+    found, budgets = results["kv_budget"]["copy"]["results"], _budgets(results)
+
+    def rows(figure: str) -> Rows:
+        kept = [
+            point(keep, budget, 100 * found[f"{keep} {budget}"][figure])
+            for keep in _KEEPS
+            for budget in budgets
+        ]
+        return kept + [point("all", budget, 100 * found["all"][figure]) for budget in budgets]
+
     return [
-        Lines(
-            says="% of tokens copied rightly; dashed: with all KV kept",
-            along="tokens kept",
-            rows=rows,
-            dashed=["all"],
+        Lines(says=says, along="tokens kept", rows=rows(figure), dashed=["all"])
+        for figure, says in (
+            ("right", "% of tokens copied rightly; dashed: with all KV kept"),
+            ("whole", "% of passages copied whole, without an error"),
         )
     ]
 
@@ -193,8 +195,12 @@ def _tell_kv_budget(results: Results) -> Told:
     found, told, ratios = copy["results"], copy["conditions"], speed["ratios_to_all"]
     budget = _budgets(results)[1]
     shares = {keep: f"{found[f'{keep} {budget}']['right']:.0%}" for keep in _KEEPS}
-    wide = _budgets(results)[2]
-    whole = {keep: f"{found[f'{keep} {wide}']['whole']:.0%}" for keep in _KEEPS}
+    wider = _budgets(results)[1:]
+    told_budgets = " / ".join(map(str, wider))
+    whole = {
+        keep: " / ".join(f"{found[f'{keep} {kept}']['whole']:.0%}" for kept in wider)
+        for keep in ("recent", "streaming", "snapkv")
+    }
     under = speed["conditions"]
     asked, output = under["prompt_tokens"], under["output_tokens"]
     gains = " and ".join(f"{times(ratios[way], 2)} with `{way}`" for way in ratios if way != "all")
@@ -202,14 +208,18 @@ def _tell_kv_budget(results: Results) -> Told:
         f"{ratios['snapkv']['median']:.2f} × where the pool holds two of eight requests, "
         f"{under['model']} shape; a model that copies is right {shares['snapkv']} "
         f"of the time with an {round(told['prompt_tokens'] / budget)}th of its context "
-        f"(recent {shares['recent']}, random {shares['random']})",
+        f"(recent {shares['recent']}, random {shares['random']}), but whole passages at "
+        f"{wider[1]} tokens: {found[f'snapkv {wider[1]}']['whole']:.0%} "
+        f"(recent {found[f'recent {wider[1]}']['whole']:.0%})",
         f"Copying {told['passage'] - told['cue']} tokens of a passage that stands anywhere in "
         f"{told['prompt_tokens']:,} random ones, from its first {told['cue']} at the end: with "
         f"{budget} tokens kept {', '.join(f'`{k}` {v}' for k, v in shares.items())}, with all "
         f"{found['all']['right']:.0%} ({told['tasks']} prompts, greedy, a model of two layers "
-        f"trained to copy; {told['date']}; `python -m benchmarks.kv_budget --part copy`). Few of "
-        f"them whole: with {wide} kept {whole['snapkv']}, `streaming` {whole['streaming']}, since "
-        "a passage goes on behind the pages that its beginning points at. "
+        f"trained to copy; {told['date']}; `python -m benchmarks.kv_budget --part copy`). **Of "
+        f"whole passages, without one error, the newest copy more**: with {told_budgets} kept "
+        f"{', '.join(f'`{keep}` {shares}' for keep, shares in whole.items())}, with all "
+        f"{found['all']['whole']:.0%}. What is near is there from end to end; farther off a "
+        "passage goes on behind the pages that its beginning points at. "
         f"Throughput against keeping all: {gains}, {under['kept_tokens']} tokens kept, "
         f"{under['requests']} requests at once of {asked:,} tokens in and {output} out in a pool "
         f"of {under['pool_tokens']:,}; {ran(under)}, {under['weights']}, KV {under['kv']}; "
