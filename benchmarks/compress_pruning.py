@@ -80,7 +80,14 @@ WAYS: dict[str, Prune] = {
     "zeros 1/2, free": zeros(1 / 2, "free"),
     "zeros 1/2, 2:4": zeros(1 / 2, "2:4"),
 }
-TIMED = ("depth 1/4, random", "neurons 1/3, activation", "zeros 1/4, free", "zeros 1/2, 2:4")
+TIMED = (
+    "depth 1/4, random",
+    "neurons 1/3, activation",
+    "zeros 1/4, free",
+    "depth 1/2, loss",
+    "zeros 1/2, free",
+    "zeros 1/2, 2:4",
+)
 
 
 def measure_quality(study: Study, given: Any) -> None:
@@ -133,22 +140,26 @@ def measure_speed(study: Study, given: Any) -> None:
     checkpoint = Checkpoint.read(source)
     few = torch.randint(0, checkpoint.shape.vocab_size, (1, 17))  # what goes does not matter
     with tempfile.TemporaryDirectory() as folder:
-        places = {"original": source}
+        places, left = {"original": source}, {"original": 1.0}
         for number, name in enumerate(TIMED):
             places[name] = Path(folder) / str(number)
             work = Work(Path(folder) / f"work-{number}", {})
-            WAYS[name](checkpoint, Desk(few, work)).checkpoint.write(places[name], {})
-        del checkpoint
+            made = WAYS[name](checkpoint, Desk(few, work)).checkpoint
+            left[name] = _in_layers(made) / _in_layers(checkpoint)
+            made.write(places[name], {})
+        del checkpoint, made
         llms = {name: LLM(str(place)) for name, place in places.items()}
-        found = speeds(llms)
+        found = speeds(llms, rounds=given.rounds)
         study.put(
             "conditions",
             "speed",
-            value=conditions(llms["original"].engine) | {"model": given.shape},
+            value=conditions(llms["original"].engine)
+            | {"model": given.shape, "rounds": given.rounds},
         )
         for name, rates in found.items():
             value = {str(rate.sequences): [rate.least, rate.median, rate.most] for rate in rates}
             value["step_bytes"] = [llms[name].engine.facts.weight_bytes]
+            value["of_layers"] = [left[name]]  # the same way leaves more or less of other shapes
             study.put("speed", name, value=value)
             print(name, {batch: value[str(batch)] for batch in BATCHES})
 
@@ -164,6 +175,7 @@ def _in_layers(checkpoint: Checkpoint) -> int:
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.set_defaults(rounds=15)
     parser.add_argument("--shape", default="llama-110m")
     parser.add_argument("--part", choices=("quality", "layers", "speed", "all"), default="all")
     parser.add_argument("--rows", type=int, default=32, help="of calibration")
