@@ -53,7 +53,7 @@ ASKED: dict[Format, Literal["plain", "int8", "int4"]] = {
 ROWS, SHORT = (1, 2, 4, 8, 16, 32), 64  # of steps by the format of weights; tokens of context
 KV_ROWS, CONTEXTS = (1, 8), (256, 1024, 4096)  # of steps by the format of K and V
 PROMPT = 512  # tokens
-LEAST_S = 0.1  # a measurement is repeated for as long
+LEAST_S = 0.25  # a measurement is repeated for as long
 
 
 class Timed:
