@@ -1,14 +1,24 @@
-"""A small random checkpoint on disk, as a user's would be."""
+"""A small random checkpoint on disk, as a user's would be, and some that are like it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from penstock.engine.kv import KVStore
+from penstock.engine.model.decoder import Decoder
+from penstock.engine.speculate import choose
+from penstock.engine.speculate.lengths import StepTable
+
+FAVOURITES = range(3, 256, 26)  # tokens that `repeating` likes to say
+LEAST_STEP = 20  # tokens: where `guesses_pay`, steps may take more, and fewer sequences run
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +52,48 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def draft(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, disturbed: it guesses right often, and not always."""
-    directory = tmp_path_factory.mktemp("draft")
+    return altered(checkpoint, tmp_path_factory.mktemp("draft"), disturbed(0.02))
+
+
+@pytest.fixture(scope="session")
+def repeating(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, fond of ten tokens: its text repeats, so that what is copied comes true."""
+
+    def louder(name: str, weight: Tensor) -> Tensor:
+        if name == "lm_head.weight":
+            weight[FAVOURITES] *= 4.0
+        return weight
+
+    return altered(checkpoint, tmp_path_factory.mktemp("repeating"), louder)
+
+
+@pytest.fixture(scope="session")
+def repeating_draft(repeating: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A draft model for it."""
+    return altered(repeating, tmp_path_factory.mktemp("repeating-draft"), disturbed(0.006))
+
+
+def altered(checkpoint: Path, to: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
+    """A checkpoint whose weights are changed, by name."""
     for file in checkpoint.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
+        (to / file.name).write_bytes(file.read_bytes())
     torch.manual_seed(1)
     weights = load_file(checkpoint / "model.safetensors")
-    noisy = {name: w + 0.02 * torch.randn_like(w) for name, w in weights.items()}
-    save_file(noisy, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
+    changed = {name: change(name, weight) for name, weight in weights.items()}
+    save_file(changed, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+def disturbed(noise: float) -> Callable[[str, Tensor], Tensor]:
+    return lambda name, weight: weight + noise * torch.randn_like(weight)
+
+
+@pytest.fixture
+def guesses_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps as if rows cost little, and a draft model's a tenth: no clock says what is guessed."""
+
+    def table(decoder: Decoder, kv: KVStore, most: int) -> StepTable:
+        drafting = most < LEAST_STEP  # it is asked for no more rows than sequences run
+        return StepTable((1, 96), (0.1, 0.13) if drafting else (1.0, 1.3))
+
+    monkeypatch.setattr(choose, "step_table", table)
