@@ -1,4 +1,8 @@
-"""With `deterministic`, a text is the same in any company, in every format."""
+"""With `deterministic`, a text is the same in any company, in every format.
+
+Kernels that sum in another order would show here, and nowhere in fp32, whose tests run
+PyTorch's: so would guesses, and a shared prefix that is read once for all.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import msgspec
 import pytest
 
 from penstock.engine.kernels.native import library
+from penstock.engine.kernels.native.step import NativeStep
 from penstock.engine.llm import LLM
 from penstock.engine.options import EngineOptions
 from penstock.engine.request import SamplingParams
@@ -53,7 +58,16 @@ def test_a_text_does_not_depend_on_its_company(formats):
 
 
 @pytest.mark.parametrize("speculate", ["lookup", "suffix", "draft"])
-@pytest.mark.parametrize("formats", [{}, {"weights": "int8", "kv": "int8"}], ids=["bf16", "int8"])
+@pytest.mark.parametrize(
+    "formats",
+    [
+        {},
+        {"weights": "int8", "kv": "int8"},
+        {"weights": "int4", "kv": "int4"},
+        {"weights": "int8", "kv": "int4"},
+    ],
+    ids=["bf16", "int8 and KV int8", "int4 and KV int4", "int8 and KV int4"],
+)
 def test_a_text_does_not_depend_on_guesses(formats, speculate):
     options = EngineOptions(dtype="bf16", deterministic=True, threads=1, **formats)
     params = [GREEDY, DRAWN] * 3
@@ -72,3 +86,49 @@ def test_a_text_does_not_depend_on_guesses(formats, speculate):
     stats = llm.engine.stats()
     assert 0.1 < sum(stats.guessed_right) / sum(stats.guessed) < 1
     assert stats.preemptions > 0
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many blocks of queries read a prefix that their decodes share, by layer and step."""
+    plan, blocks = NativeStep._plan, []
+
+    def told(*args):
+        planned = plan(*args)
+        blocks.append(planned[1])
+        return planned
+
+    monkeypatch.setattr(NativeStep, "_plan", told)
+    return blocks
+
+
+MANY = [
+    msgspec.structs.replace(DRAWN, n=8, max_tokens=24),
+    msgspec.structs.replace(GREEDY, max_tokens=24),
+]
+ASKED = [SHARED * 2 + "def write(path, text):\n", SHARED * 2 + "class Reader:\n"]
+ALONE = {}
+
+
+def choices(options):
+    llm = LLM("embedded", options)
+    said = [c.token_ids for each in llm.generate(ASKED, MANY) for c in each.choices]
+    return said, llm.engine.stats()
+
+
+@pytest.mark.usefixtures("guesses_pay")
+@pytest.mark.parametrize("speculate", ["off", "lookup", "suffix", "draft"])
+@pytest.mark.parametrize("squeeze", [{"max_step_tokens": 32}, {"kv_tokens": 352}], ids=str)
+@pytest.mark.parametrize("kv", ["plain", "int4"])
+def test_a_text_does_not_depend_on_who_reads_its_prompt_too(kv, squeeze, speculate, together):
+    options = EngineOptions(dtype="bf16", deterministic=True, threads=1, kv=kv)
+    if kv not in ALONE:
+        ALONE[kv] = choices(msgspec.structs.replace(options, max_running=1))[0]
+        assert not any(together)
+    crowd = msgspec.structs.replace(options, speculate=speculate, max_running=9, **squeeze)
+    said, stats = choices(crowd)
+    assert said == ALONE[kv]
+    assert sum(together) > 20
+    if speculate != "off":
+        assert 0 < sum(stats.guessed_right) < sum(stats.guessed)
+    assert ("kv_tokens" in squeeze) <= (stats.preemptions > 0)
