@@ -7,11 +7,12 @@ way, so that the ratio of the two is what hiding just this much gains. It is don
 as often a step as it takes to last as long as all that the engine itself does
 outside the model and sampling.
 
-    python -m benchmarks.overlap --model embedded
-    python -m benchmarks.overlap --model qwen3-0.6b --weights int8 --kv int8
+    python -m benchmarks.overlap --model embedded --out benchmarks/results/overlap.json
+    python -m benchmarks.overlap --model qwen3-0.6b --weights int8 --kv int8 --batch 8 \
+        --out benchmarks/results/overlap.json
 
 The two alternate from step to step, with a third that is given no such work. Each
-number of cores runs in a process of its own.
+number of cores runs in a process of its own. The same --out holds a result of each model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from benchmarks.common import arguments, conditions, publish, requests, spread
+from benchmarks.common import Study, arguments, conditions, requests, spread
 from penstock.engine.engine import Engine
 from penstock.engine.options import EngineOptions
 from penstock.schedule import Policy, Scheduler, Sequence
@@ -115,7 +116,7 @@ def case(given: argparse.Namespace, threads: int) -> dict[str, Any]:
     shadow, thread = Shadow(given.batch), ThreadPoolExecutor(1)
     ways = ("alone", "in line", "hidden")
     rounds: dict[str, list[float]] = {way: [] for way in ways}
-    host_ms = []
+    host_ms, sample_ms = [], []
     for seed in range(given.rounds):
         said = engine.stats().output_tokens
         for request in requests(engine, [3 * STEPS + 16] * given.batch, prompt=64, seed=seed):
@@ -123,10 +124,10 @@ def case(given: argparse.Namespace, threads: int) -> dict[str, Any]:
         while engine.stats().output_tokens < said + 8 * given.batch:
             engine.step()  # until all are prefilled, and warm
         spent = dict.fromkeys(ways, 0.0)
-        spent_s = 0.0
+        spent_s = drawing_s = 0.0
         for _ in range(STEPS):
             for way in ways:  # in turn, since a step takes longer the more was said
-                before = host_s(engine)
+                before, drawn = host_s(engine), engine.spent.sample
                 hiding = beside(engine, thread, shadow.work)
                 with hiding if way == "hidden" else nullcontext():
                     started = time.perf_counter()
@@ -134,8 +135,11 @@ def case(given: argparse.Namespace, threads: int) -> dict[str, Any]:
                         shadow.work()
                     engine.step()
                     spent[way] += time.perf_counter() - started
-                spent_s += (host_s(engine) - before) * (way == "alone")
+                if way == "alone":
+                    spent_s += host_s(engine) - before
+                    drawing_s += engine.spent.sample - drawn
         host_ms.append(1e3 * spent_s / STEPS)
+        sample_ms.append(1e3 * drawing_s / STEPS)
         if seed == 0:
             shadow.last(host_ms[0])  # the first round only tells how much there is to do
         else:
@@ -148,6 +152,7 @@ def case(given: argparse.Namespace, threads: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
         "host_ms": spread(host_ms),
+        "sample_ms": spread(sample_ms),
         "alone_ms": spread(alone),
         "in_line_ms": spread(inline),
         "hidden_ms": spread(hidden),
@@ -158,7 +163,7 @@ def case(given: argparse.Namespace, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every number of cores that there is, and publish."""
+    """Every number of cores that there is, and publish beside what other models gave."""
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--weights", default="plain")
@@ -178,7 +183,8 @@ def main() -> None:
         command += ["--case", f"{cores},{threads}"]
         said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         found.append(json.loads(said.splitlines()[-1]))
-    publish({"cases": found}, given.out)
+    print(json.dumps(found, indent=2))
+    Study(given.out).put(given.model, value=found)
 
 
 if __name__ == "__main__":
