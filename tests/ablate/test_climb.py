@@ -183,6 +183,7 @@ def test_batch_mode_changes_no_step_and_every_step_has_room(requests):
 
 
 def test_what_is_exact_is_measured_beside_the_base_with_bf16_alone(fake, found):  # noqa: F811
+    assert "2 to 19 output tokens" in found.conditions["requests"]
     direct = found.top.exact_measured
     assert direct.over == BASE
     # bf16, rows and sharing; neither chunks, which lost, nor int8, int4 or pruning.

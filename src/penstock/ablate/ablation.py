@@ -91,6 +91,7 @@ def _chosen(rungs: Sequence[Rung], without: Sequence[str]) -> list[Rung]:
 
 def _conditions(plan: Plan, price: float, judged: str, store: Store) -> dict[str, Any]:
     scale, synthetic = plan.scale, models.is_synthetic(models.path(plan.model))
+    lengths = [scale.length(i) for i in range(scale.prompts)]
     return {
         "date": store.days,
         "penstock": penstock.__version__,
@@ -102,8 +103,8 @@ def _conditions(plan: Plan, price: float, judged: str, store: Store) -> dict[str
         "quality": f"on {judged}, beside its fp32; speed and quality are not to be multiplied",
         "requests": f"{scale.requests}: {scale.prompts} prompts of held-out library code, "
         f"{scale.samples} samples of each; {scale.shared} tokens that all share and {scale.own} "
-        f"of their own; {scale.output} output tokens on average, {scale.length(1)} to "
-        f"{scale.longest - scale.prompt}; temperature {scale.temperature:g}, seeded",
+        f"of their own; {min(lengths)} to {max(lengths)} output tokens, about {scale.output} on "
+        f"average; temperature {scale.temperature:g}, seeded",
         "arrival": f"all queued at once, {scale.seats} served at a time; TTFT from the seat",
         "one_at_a_time": f"the first {scale.few} of them; without a cache the first",
         "rounds": f"{scale.rounds}, interleaved with the rung below, new text and an empty prefix "
