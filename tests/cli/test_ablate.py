@@ -26,6 +26,7 @@ def test_words_page_and_picture(fake, tmp_path):  # noqa: F811
     said = " ".join(said.split())
     assert "All that pays, together" in said
     assert "left out" in said
+    assert "…" not in said.partition("claimed")[0]  # the ladder fits 80 columns
     assert "gpt-fast" in said
     text = (tmp_path / "run" / "report.html").read_text()
     page = Page(text)

@@ -34,6 +34,10 @@ COLUMNS = (
     "doctests",
     "same texts",
 )
+# Not in a terminal, and all there is in a narrow one.
+LONG = ("answers", "range", "doctests", "same texts")
+NARROW = ("tokens/s", "× before", "× base", "TTFT", "TPOT", "loss so far", "loss alone")
+WIDE = 120
 NOTE = (
     "Every rung is measured beside the one below it, in the same interleaved rounds; “alone” adds "
     "it to the one rung named. A rung that lost is shown and left out of those above it: an "
@@ -133,7 +137,7 @@ def show(found: Ablation, console: Console) -> None:
     for sentence in sentences(found):
         paragraph(console, sentence)
     console.print()
-    console.print(_ladder(found))
+    console.print(_ladder(found, console.width))
     console.print()
     console.print(_claims(found))
     console.print()
@@ -143,12 +147,15 @@ def show(found: Ablation, console: Console) -> None:
         paragraph(console, line, "dim")
 
 
-def _ladder(found: Ablation) -> Table:
+def _ladder(found: Ablation, width: int) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     grid.add_column("  rung", no_wrap=True)
-    chosen = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]  # what fits a terminal
+    chosen = [i for i, name in enumerate(COLUMNS) if name not in LONG]
+    if width < WIDE:
+        chosen = [i for i in chosen if COLUMNS[i] in NARROW]
     for index in chosen:
-        grid.add_column(COLUMNS[index], justify="right")
+        name = COLUMNS[index]
+        grid.add_column(name, justify="right", no_wrap=name.startswith("alone"))
     for one in found.rungs:
         cells = list(_cells(one))
         grid.add_row(f"  {one.name}", *(Text(cells[index]) for index in chosen))
