@@ -73,7 +73,8 @@ def tell_weights(results: Results) -> Told:
 
 
 def draw_kv_formats(results: Results) -> list[Panel]:
-    found = results["format_speed"]["found"]
+    found, told = results["format_speed"]["found"], results["format_speed"]["conditions"]
+    weights, per_token = told["weight_bytes"]["int8"], told["kv_bytes_per_token"]
 
     def gains(part: str) -> Rows:
         return [
@@ -82,17 +83,20 @@ def draw_kv_formats(results: Results) -> list[Panel]:
             for at, one in found[part].items()
         ]
 
-    bound = [
-        point(f"{kind}, by bytes", _tokens(at), one["bf16"]["limit_ms"] / one[kind]["limit_ms"])
+    def read(kind: str, tokens: int) -> int:
+        return int(weights + tokens * per_token[kind])
+
+    fewer = [
+        point(f"{kind}, by bytes", tokens, read("bf16", tokens) / read(kind, tokens))
         for kind in _FEWER
-        for at, one in sorted(found["kv"].items(), key=lambda item: _tokens(item[0]))
+        for tokens in sorted(map(_tokens, found["kv"]))
     ]
     along = "tokens of context in the batch, all sequences together"
     return [
         Lines(
-            says="times the speed of a step with KV bf16; dashed: the bound by bytes",
+            says="times the speed of a step with KV bf16; dashed: times fewer bytes",
             along=along,
-            rows=[*gains("kv"), *bound],
+            rows=[*gains("kv"), *fewer],
             even=1.0,
             dashed=[f"{kind}, by bytes" for kind in _FEWER],
         ),
