@@ -267,6 +267,8 @@ class Engine:
                 self.scheduler.apply(plan, stopped, came_true, self._runner.attended)
                 self._scheduling += time.perf_counter() - computed
                 self._branch(sampled)
+                if self.speculator is not None and not plan.chunks:
+                    self.speculator.took(time.perf_counter() - started, plan.guessed)
             self._counters.steps += 1
         self._end(deltas, error)
         return list(deltas.values())

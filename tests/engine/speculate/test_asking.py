@@ -13,6 +13,7 @@ import pytest
 from penstock.engine.speculate import speculator as module
 from penstock.engine.speculate.lengths import StepTable, price
 from penstock.engine.speculate.speculator import MOST_RESTS, STAKE, TRIAL_SHARE, Speculator
+from penstock.engine.speculate.surcharge import APART, Surcharge
 
 STEP = StepTable([1, 2, 4, 8, 16, 32], [0.020, 0.020, 0.021, 0.025, 0.033, 0.060])
 
@@ -129,3 +130,52 @@ def test_the_stake_costs_an_honest_source_little(monkeypatch: pytest.MonkeyPatch
     staked = honest()
     monkeypatch.setattr(module, "STAKE", math.inf)
     assert staked > 0.95 * honest()
+
+
+def test_what_the_table_does_not_tell_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> float:
+        """Steps lost after a turn where a row is free by the table, and a guess takes a tenth."""
+        speculator = Speculator(Offers(4, 0.0), lambda rows: 1.0, None)  # type: ignore[arg-type]
+        generations: dict[Any, Any] = {0: SimpleNamespace(search=None, guess=[], tokens=[0])}
+        rng, seconds = Random(0), 0.0
+        for step in range(500):
+            counts: Any = speculator.ask(generations.keys(), generations, 0)  # type: ignore[arg-type]
+            speculator.guess(counts, generations)
+            took = rng.gauss(1.0, 0.02) + (0.1 if counts else 0.0)
+            for sequence, number in counts.items():
+                generations[sequence].guess = [1] * number
+                speculator.learn(sequence, generations[sequence], number if step < 200 else 0)
+            speculator.took(took, counts)
+            seconds += took - 1.0 if step >= 200 else 0.0
+        return seconds
+
+    assert lost() <= STAKE + TRIAL_SHARE * 300 + 1
+    monkeypatch.setattr(Surcharge, "guessing", lambda self, over_s: None)
+    assert lost() > STAKE + TRIAL_SHARE * 300 + 1
+
+
+def test_one_step_in_so_many_is_without_guesses() -> None:
+    speculator = Speculator(Offers(), lambda rows: 1.0, None)  # type: ignore[arg-type]
+    generations: dict[Any, Any] = {0: SimpleNamespace(search=None, guess=[], tokens=[0])}
+    steps(speculator, ["a"], 100, right=1)
+    plain = []
+    for step in range(3 * (APART + 1)):
+        counts: Any = speculator.ask(generations.keys(), generations, 0)  # type: ignore[arg-type]
+        speculator.guess(counts, generations)
+        for sequence, number in counts.items():
+            generations[sequence].guess = [1] * number
+            speculator.learn(sequence, generations[sequence], number)
+        speculator.took(1.0, counts)
+        plain += [] if counts else [step]
+    assert plain == [APART, 2 * APART + 1, 3 * APART + 2]
+
+
+def test_a_hiccup_is_no_surcharge() -> None:
+    surcharge = Surcharge()
+    for _ in range(20):
+        surcharge.plain(0.001)
+        surcharge.guessing(0.003)
+    surcharge.guessing(5.0)
+    surcharge.plain(5.0)
+    surcharge.guessing(0.003)
+    assert surcharge.seconds == pytest.approx(0.002)

@@ -66,7 +66,7 @@ def test_guesses_take_no_more_than_they_may() -> None:
         return 1.0 + 0.1 * rows
 
     assert price({0: 2, 1: 1}, 2, step, draft) == pytest.approx(3 * 0.5 + 1.2 + 1.1)
-    found = [lengths(survival, 2, step, draft, most_s) for most_s in (1.0, 1.7, 5.0, 100.0)]
+    found = [lengths(survival, 2, step, draft, most_s=most_s) for most_s in (1.0, 1.7, 5.0, 100.0)]
     assert found[0] == {}
     assert found[1] == {0: 1}
     assert [price(each, 2, step, draft) for each in found[1:3]] == sorted(

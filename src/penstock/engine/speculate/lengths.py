@@ -71,15 +71,17 @@ def lengths(
     rows: int,
     step: Seconds,
     draft: Seconds,
+    *,
     most_s: float = math.inf,
+    more_s: float = 0.0,
 ) -> dict[Key, int]:
     """How many guesses to make for each sequence so that tokens per second are most.
 
     `survival` gives, for each, the probability that its first i+1 guesses all come
     true; `rows` are those of the step without guesses, each worth one token.
     `step(rows)` is the step's time in seconds, `draft(n)` that of one more guess for
-    each of n sequences. Nothing is promised less than `LEAST_GAIN` of gain, and guesses
-    take at most `most_s` seconds.
+    each of n sequences, and `more_s` what any guesses take besides. Nothing is promised less
+    than `LEAST_GAIN` of gain, and guesses take at most `most_s` seconds.
     """
     order = sorted(
         (
@@ -99,7 +101,7 @@ def lengths(
         drafting += draft(rounds[at] + 1) - (draft(rounds[at]) if rounds[at] else 0.0)
         rounds[at] += 1
         tokens += chance
-        seconds = step(rows + made) + drafting
+        seconds = step(rows + made) + drafting + more_s
         if seconds - plain_s > most_s:
             break
         if (speed := tokens / seconds) > best_speed:

@@ -11,6 +11,7 @@ from operator import mul
 from penstock.engine.generation import Generation
 from penstock.engine.speculate.drafter import Drafter, Generations
 from penstock.engine.speculate.lengths import MOST_ROWS, Rates, Seconds, lengths, price
+from penstock.engine.speculate.surcharge import Surcharge
 from penstock.schedule import Sequence
 
 # Share of the time without guesses that may go into trying whether they would
@@ -38,8 +39,8 @@ class Speculator:
     """Between two steps it asks for guesses, has them made, and learns what became of them.
 
     `fixed` guesses a step if it is given; else as many as pay by `step`, the
-    measured seconds of a step by its rows, and by how often they came true, of this
-    request and others.
+    measured seconds of a step by its rows, by what they turn out to take besides, and by
+    how often they came true, of this request and others.
     """
 
     def __init__(self, drafter: Drafter, step: Seconds, fixed: int | None) -> None:
@@ -48,11 +49,13 @@ class Speculator:
         self.step = step  # seconds of a step by its rows
         self._fixed = fixed
         self._rates = Rates()
+        self._surcharge = Surcharge()
         self._kinds: dict[Sequence, list[Hashable]] = {}  # of the guesses on offer
         self._stake = math.inf  # seconds that may be lost
         self._untried = 0.0  # seconds of steps in which no guess was worth its while
         self._rest = self._rests = 0  # steps in which nobody is asked: yet to come, and at a time
         self._rows = 0  # of the step
+        self._pending = 0  # of them, tokens of prompts
         self._rested = 0  # rows of the step that was found not to pay
         self._pays: dict[int, bool] = {}  # by rows
 
@@ -61,6 +64,7 @@ class Speculator:
     ) -> dict[Sequence, int]:
         """How many guesses to make for whom. `pending` prompt tokens are in the step too."""
         self._kinds = {}
+        self._pending = pending
         self._rows = rows = len(decoding) + pending
         if self._fixed is None and (not self._may_pay(rows) or self._resting(rows)):
             return {}
@@ -78,10 +82,10 @@ class Speculator:
         }
         plain_s = self.step(rows)
         self._stake = min(self._stake, STAKE * plain_s)
-        most_s = BET * self._stake
-        if chosen := lengths(survival, rows, self.step, self.drafter.seconds, most_s):
+        limits = {"most_s": BET * self._stake, "more_s": self._surcharge.seconds}
+        if chosen := lengths(survival, rows, self.step, self.drafter.seconds, **limits):
             self._rests = 0
-            return chosen
+            return {} if self._surcharge.due else chosen
         self._rest = self._rests = min(2 * self._rests + 1, MOST_RESTS)
         self._rested = rows
         return self._trial(rows)
@@ -105,7 +109,7 @@ class Speculator:
         """Now and then guess once though it does not pay, to know whether it still does not."""
         trial = dict.fromkeys(self._kinds, 1)
         self._pass(rows)
-        if price(trial, rows, self.step, self.drafter.seconds) > TRIAL_SHARE * self._untried:
+        if self._price(trial) > TRIAL_SHARE * self._untried:
             return {}
         self._untried = 0.0
         return trial
@@ -119,7 +123,23 @@ class Speculator:
         """Make the guesses that the plan has room for."""
         if counts:
             self.drafter.guess(counts, generations)
-            self._stake -= price(counts, self._rows, self.step, self.drafter.seconds)
+            self._stake -= self._price(counts)
+
+    def took(self, seconds: float, counts: dict[Sequence, int]) -> None:
+        """The step is over: what it took in all, for so many guesses."""
+        if self._fixed is not None or self._pending:
+            return
+        over_s = seconds - self.step(self._rows)
+        if counts:
+            self._surcharge.guessing(over_s - self._by_table(counts))
+        else:
+            self._surcharge.plain(over_s)
+
+    def _price(self, counts: dict[Sequence, int]) -> float:
+        return self._by_table(counts) + self._surcharge.seconds
+
+    def _by_table(self, counts: dict[Sequence, int]) -> float:
+        return price(counts, self._rows, self.step, self.drafter.seconds)
 
     def learn(self, sequence: Sequence, generation: Generation, right: int) -> None:
         """So many of the sequence's guesses came true; they are done with."""
