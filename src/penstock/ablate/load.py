@@ -86,7 +86,7 @@ QUICK = Scale(
     seats=6,
     rounds=2,
     curve=(),
-    minutes=0.15,
+    minutes=0.1,
     rows=8,
     tasks=4,
 )
