@@ -141,8 +141,8 @@ def one_round(given: Any, number: int, study: Study) -> None:
 
 
 def commit(tree: Path) -> str:
-    """The commit of a checkout."""
-    command = ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"]
+    """The last commit that changed the sources of a checkout."""
+    command = ["git", "-C", str(tree), "log", "-1", "--format=%h", "--", "src"]
     return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
 
 

@@ -27,7 +27,7 @@ def switched_off(result: dict[str, Any]) -> str:
     least, most = told["output"]
     lines += [
         "",
-        f"With 95 % intervals; the lowest bound of the speed is {lowest:.3f}. Commits "
+        f"With 95 % intervals; the lowest bound of the speed is {lowest:.3f}. Sources of commits "
         f"{commits['before']} and {commits['now']}; {told['date']}, {told['model']} model, "
         f"{told['dtype']}, threads: {told['threads']}, {told['processor']}, offline, greedy, "
         f"{told['prompt']} tokens in, {least} to {most} out, whoever ends followed by another. "
