@@ -30,6 +30,7 @@ from readme_compress import (
     stopped_early,
 )
 from readme_meter import meter
+from readme_overhead import switched_off
 from readme_overlap import overlapped
 from readme_peers import peers
 from readme_planner import planner
@@ -169,6 +170,10 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     kernels = ROOT / "docs/kernels.md"
     page = fill(kernels.read_text(), "quality", quality(results["format_quality"]))
     kernels.write_text(fill(page, "overlap", overlapped(results["overlap"])))
+    if (switched := results.get("overhead_off")) is not None:
+        structure = ROOT / "docs/architecture.md"
+        page = fill(structure.read_text(), "overhead-off", switched_off(switched))
+        structure.write_text(page)
     compressing = ROOT / "docs/compress.md"
     page = fill(compressing.read_text(), "compress-quality", rounding(results["compress_quality"]))
     page = fill(page, "compress-pruning", pruning(results["compress_pruning"]))
