@@ -26,6 +26,7 @@ from readme_compress import (
     one_layer_less,
     prompts_that_stop,
     pruning,
+    recovered,
     rounding,
     stopped_early,
 )
@@ -177,6 +178,7 @@ def main(run: Annotated[Path, typer.Option(help="directory of the run to show")]
     compressing = ROOT / "docs/compress.md"
     page = fill(compressing.read_text(), "compress-quality", rounding(results["compress_quality"]))
     page = fill(page, "compress-pruning", pruning(results["compress_pruning"]))
+    page = fill(page, "compress-distill", recovered(results["compress_distill"]))
     page = fill(page, "compress-layers", one_layer_less(results["compress_pruning"]))
     page = fill(page, "swiftkv-speed", prompts_that_stop(results["swiftkv"]))
     page = fill(page, "swiftkv-loss", stopped_early(results["swiftkv"]))

@@ -17,11 +17,12 @@ class Guided:
     """Computes their masks from the moment it is made, while the model computes the logits.
 
     A sequence whose grammar cannot be followed (any further) gets a `failure`;
-    the others do not notice.
+    the others do not notice. `asking` are those that want more than a draw from their row.
     """
 
     def __init__(self, grammars: Grammars, asking: list[tuple[int, Generation]]) -> None:
         self.grammars = grammars
+        self.asking = asking
         self._rows: list[tuple[int, Generation, Matcher]] = []
         for row, generation in asking:
             if generation.guide is not None:

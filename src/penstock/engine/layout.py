@@ -16,8 +16,8 @@ class Layout:
     """Collects a step's rows: first its decodes, then runs of tokens, each of one sequence.
 
     Its decodes: newest `tokens` int64 [D] at `positions` int64 [D], each with the
-    pages of its row of `tables` int64 [D, any], which lack the pages of `dropped`
-    earlier tokens, int64 [D] or for all. Their logits are all wanted.
+    pages in its row, `rows` int64 [D], of `tables` int64 [any, any], which lack the pages
+    of `dropped` earlier tokens, int64 [D] or for all. Their logits are all wanted.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class Layout:
         tokens: NDArray[np.int64],
         positions: NDArray[np.int64],
         tables: NDArray[np.int64],
+        rows: NDArray[np.int64],
         dropped: NDArray[np.int64] | int = 0,
         *,
         page_size: int,
@@ -38,8 +39,8 @@ class Layout:
         self._device = device
         self._decodes = count
         self._longest = longest
-        self._tables = tables[:, : -(-longest // page_size)]
-        pages = tables[np.arange(count), index // page_size]
+        self._tables = tables[rows, : -(-longest // page_size)]  # all of a table may be long
+        pages = tables[rows, index // page_size]
         self._tokens = [tokens]
         self._positions = [positions]
         self._slots = [pages * page_size + index % page_size]

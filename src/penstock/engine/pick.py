@@ -34,7 +34,7 @@ def pick(
 
     `guided` has begun the masks of the owners' first rows.
     """
-    asking = [(row, owner) for row, owner in owners if not owner.plain]
+    asking = guided.asking
     choose = _one_by_one if any(owner.guess for _, owner in asking) else _choose
     tokens = choose(logits, sampling, asking, guided, kernels)
     drawn = tokens.tolist()

@@ -61,12 +61,14 @@ class Runner:
         the call itself. Done here, no user waits for it.
         """
         size, page = self.kv.page_size, np.array([self.kv.pages - 1])
-        layout = self._layout(np.zeros(1, np.int64), np.array([size - 1]), page[None])
+        none = np.zeros(1, np.int64)
+        layout = self._layout(none, np.array([size - 1]), page[None], none)
         layout.want(layout.run(page, [0] * size, 0)[-1:])
         self.decoder.forward(layout.batch(), self.kv)
 
     def place(self, plan: StepPlan, generations: Mapping[Sequence, Generation]) -> None:
         """Let the tables follow a plan, which is run next."""
+        started = time.perf_counter()
         tables = self.tables
         for sequence in plan.preempted:
             tables.unseat(generations[sequence])
@@ -83,6 +85,7 @@ class Runner:
             tables.seat(generation)
             tables.list_pages(generation, chunk.sequence)
             tables.computed[generation.row] = chunk.end - 1
+        self.spent.prepare += time.perf_counter() - started
 
     @torch.inference_mode()
     def run(
@@ -159,6 +162,8 @@ class Runner:
 
     def _padding(self, count: int) -> list[int]:
         """Rows for the idle part of a static batch: one token each, in the scratch page."""
+        if not count:
+            return []
         tables = self.tables
         rows = tables.free[len(tables.free) - count :]
         tables.pages[rows, 0] = self.kv.pages - 1
@@ -181,7 +186,7 @@ class Runner:
         """
         tables = self.tables
         layout = self._layout(
-            tables.last[rows], tables.computed[rows], tables.pages[rows], tables.dropped[rows]
+            tables.last[rows], tables.computed[rows], tables.pages, rows, tables.dropped[rows]
         )
         scored, watched = [], {}
         for sequence, generation in guessing:
@@ -208,10 +213,11 @@ class Runner:
         tokens: NDArray[np.int64],
         positions: NDArray[np.int64],
         tables: NDArray[np.int64],
+        rows: NDArray[np.int64],
         dropped: NDArray[np.int64] | int = 0,
     ) -> Layout:
         size = self.kv.page_size
-        return Layout(tokens, positions, tables, dropped, page_size=size, device=self.device)
+        return Layout(tokens, positions, tables, rows, dropped, page_size=size, device=self.device)
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -100,6 +100,7 @@ class Decoder:
         self.layers = [Layer(shape, config, dtype, device, self.kv_norm) for shape in config.layers]
         self.head: Linear = self.embedding if config.tied_embeddings else table()
         self.kernels: Kernels = kernels or PlainKernels(dtype)
+        self._full_layers = config.full_layers
         self._frequencies = {
             size: torch.tensor(config.rope.frequencies(size), dtype=torch.float32, device=device)
             for size in {layer.head_dim for layer in config.layers}
@@ -135,7 +136,7 @@ class Decoder:
         """
         x = self.embedding.rows(batch.tokens).to(self.kernels.stream)  # [T, hidden]
         every = step = self._step(batch, kv)
-        source, full = x, self.config.full_layers
+        source, full = x, self._full_layers
         for index, layer in enumerate(self.layers):
             if index == full:
                 source, x = x, x.index_select(0, batch.logit_rows)

@@ -35,7 +35,8 @@ def _seconds(decoder: Decoder, kv: KVStore, rows: int) -> float:
     layout = Layout(
         np.zeros(rows, np.int64),
         np.full(rows, size - 1),
-        np.full((rows, 1), kv.pages - 1),
+        np.full((1, 1), kv.pages - 1),
+        np.zeros(rows, np.int64),
         page_size=size,
         device=decoder.device,
     )

@@ -145,6 +145,5 @@ class DraftModel:
     def _layout(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> Layout:
-        tables = self._tables.pages[rows]
-        size, device = self._kv.page_size, self.decoder.device
-        return Layout(tokens, positions, tables, page_size=size, device=device)
+        tables, size, device = self._tables.pages, self._kv.page_size, self.decoder.device
+        return Layout(tokens, positions, tables, rows, page_size=size, device=device)

@@ -85,11 +85,13 @@ class NativeLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Linear.__call__`."""
-        return self._from_stream(x, _STORE_BF16, self.outputs, torch.bfloat16)
+        out = torch.empty((x.shape[0], self.outputs), dtype=torch.bfloat16)
+        return self._into(out, x, _STORE_BF16)
 
     def gated(self, x: Tensor) -> Tensor:
         """As `Linear.gated`."""
-        return self._from_stream(x, _GATED_BF16, self.outputs // 2, torch.bfloat16)
+        out = torch.empty((x.shape[0], self.outputs // 2), dtype=torch.bfloat16)
+        return self._into(out, x, _GATED_BF16)
 
     def logits(self, x: Tensor) -> Tensor:
         """As `Linear.logits`."""
@@ -99,7 +101,7 @@ class NativeLinear:
     def add(self, x: Tensor, h: Tensor) -> None:
         """As `Linear.add`."""
         self._library.penstock_linear(
-            None, h.data_ptr(), None, 0.0, self._address, x.data_ptr(), _ADD_FP32, len(h)
+            None, h.data_ptr(), None, 0.0, self._address, x.data_ptr(), _ADD_FP32, h.shape[0]
         )
 
     def rows(self, which: Tensor) -> Tensor:
@@ -107,9 +109,6 @@ class NativeLinear:
         out = torch.empty((len(which), self.inputs), dtype=torch.float32)
         self._library.penstock_unpack(self._address, which.data_ptr(), len(which), out.data_ptr())
         return out if self._balance is None else out.div_(self._balance)
-
-    def _from_stream(self, x: Tensor, output: int, width: int, dtype: torch.dtype) -> Tensor:
-        return self._into(torch.empty((len(x), width), dtype=dtype), x, output)
 
     def _into(self, out: Tensor, x: Tensor, output: int) -> Tensor:
         self._library.penstock_linear(
@@ -120,7 +119,7 @@ class NativeLinear:
             self._address,
             out.data_ptr(),
             output,
-            len(x),
+            x.shape[0],  # not len(x), which takes PyTorch longer, and a step asks often
         )
         return out
 

@@ -54,7 +54,7 @@ class NativeStep:
         assert isinstance(pages, TiledPages)
         shape = layer.shape
         q = self._place(layer, y, pages, shape.heads, own=shape.fused)
-        if not shape.deep:
+        if self._batch.watched and not shape.deep:
             attention.watch(q.view(len(q), shape.heads, shape.head_dim), pages, self._batch)
         blocks, before, count = self._plan(shape.heads // shape.kv_heads, shape.window or 0)
         states = self._batch.decodes * shape.heads * (2 + shape.head_dim) if before else 0
@@ -84,12 +84,12 @@ class NativeStep:
 
         Whether it has these, `own` says; they are stored.
         """
-        size, q_norm, k_norm = layer.shape.head_dim, layer.q_norm, layer.k_norm
-        q = torch.empty((len(y), heads * size), dtype=torch.bfloat16)
+        rows, size, q_norm, k_norm = y.shape[0], layer.shape.head_dim, layer.q_norm, layer.k_norm
+        q = torch.empty((rows, heads * size), dtype=torch.bfloat16)
         norm = q_norm or k_norm
         self._library.penstock_place(
             y.data_ptr(),
-            len(y),
+            rows,
             heads,
             own,
             None if q_norm is None else q_norm.fp32.data_ptr(),
