@@ -208,7 +208,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="written after every row")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
     given = parser.parse_args()
-    versions: dict[str, str] = {}
+    held = json.loads(given.out.read_bytes()) if given.resume else {}
+    versions: dict[str, str] = held["conditions"]["versions"] if held else {}
     starts: dict[str, list[str]] = {}
     chosen = [tool for tool in TOOLS if tool.name in given.tools.split(",")]
     for tool in chosen:
@@ -226,7 +227,7 @@ def main() -> None:
             "rounds": ROUNDS,
             "versions": versions,
         },
-        "rows": json.loads(given.out.read_bytes())["rows"] if given.resume else [],
+        "rows": held.get("rows", []),
     }
     rows = result["rows"]
     done = [[row[key] for key in IDENTITY] for row in rows]
