@@ -405,6 +405,7 @@ def test_ratios_are_the_least_lead_in_each_class():
     assert against["B.int8"] == "peer210 x"
 
 
+@pytest.mark.slow
 def test_our_own_rates_are_measured_with_int8_among_them():
     from benchmarks.peers.ceiling import measured
 

@@ -70,6 +70,7 @@ def test_trees_that_take_other_steps_are_not_compared():
         measure(trees, steps=4, seconds=1)
 
 
+@pytest.mark.slow
 def test_two_processes_of_this_tree_take_the_very_same_steps():
     model = models.path("embedded-draft")
     trees = {name: Tree(ROOT, model, most=3) for name in ("now", "again")}

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #define BATCH 256
+#define BATCHES 8
 #define PIECES 256
 #define PIECE 8192
 #define ROOM (3 * PIECE)
@@ -139,15 +140,19 @@ int penstock_read(Stream *s, int to_end) {
 }
 
 /* Read every socket that has something; returns how many are to be looked at, `to` those,
-   or -errno. */
+   or -errno. Where a thousand have something, all are read before the caller rests: an event
+   that comes while its stream's last one lies unread would share its stamp. */
 int penstock_arrivals(int epoll, Stream **to) {
   struct epoll_event ready[BATCH];
-  int count = epoll_wait(epoll, ready, BATCH, 0), found = 0;
-  if (count < 0) return -errno;
-  for (int i = 0; i < count; i++) {
-    /* The other side may have ended the stream just after its last bytes. */
-    int to_end = (ready[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-    if (penstock_read(ready[i].data.ptr, to_end)) to[found++] = ready[i].data.ptr;
+  int count = BATCH, found = 0;
+  for (int batch = 0; batch < BATCHES && count == BATCH; batch++) {
+    count = epoll_wait(epoll, ready, BATCH, 0);
+    if (count < 0) return found ? found : -errno;
+    for (int i = 0; i < count; i++) {
+      /* The other side may have ended the stream just after its last bytes. */
+      int to_end = (ready[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+      if (penstock_read(ready[i].data.ptr, to_end)) to[found++] = ready[i].data.ptr;
+    }
   }
   return found;
 }

@@ -27,7 +27,7 @@ from penstock.compiled import CannotCompile, compiled
 from penstock.meter.loop import TightLoop, Timer
 
 # As in arrivals.c.
-_BATCH = 256
+_BATCH, _BATCHES = 256, 8
 _PIECES = 256
 # descriptor, between, middles, count, used, ended, error, more
 _HEAD = struct.Struct("@8i")
@@ -36,7 +36,7 @@ _SIZES = _STARTS + 4 * _PIECES
 _TIMES = _SIZES + 4 * _PIECES
 _ROOM = _TIMES + 2 * 8 * _PIECES
 
-_A_TURN = 64  # a thousand answers that end together must not keep arrivals waiting
+_A_TURN = 8  # a thousand answers that end together must not keep arrivals waiting
 
 Body = tuple[int, bytes]  # when it arrived, and what it is
 
@@ -122,7 +122,7 @@ class Arrivals:
         self._streams: dict[int, Stream] = {}  # by address
         self._waiting: deque[Stream] = deque()
         self._again: Timer | None = None
-        self._found = (ctypes.c_void_p * _BATCH)()
+        self._found = (ctypes.c_void_p * (_BATCH * _BATCHES))()
         loop.add_reader(self._epoll, self._read)
 
     @classmethod

@@ -47,7 +47,8 @@ _MANY = 50  # requests under way: from there on, waking for each event costs mor
 _REST_S = 0.001  # so it is waited for more; the kernel has stamped them
 _OPEN_REST_S = 0.002  # longer where no slot waits for an answer's end
 _TELL_S = 0.05  # a busy worker tells so seldom: waking the driver for each would double its work
-_TOLD_SHARE = 4  # and of the answers that wait, then, one in so many
+_TOLD_AT_ONCE = 32  # answers, or one in 16 of those that wait: a thousand that end together
+_TELL_ON_S = 0.03  # must not keep arrivals waiting, here or behind a driver at work
 _READY_NS = 10**10  # then the load starts with what there is
 
 
@@ -87,14 +88,15 @@ class Worker:
             self._loop.call_later(_TELL_S if self._busy else 0.0, self._tell)
 
     def _tell(self) -> None:
-        """Tell what began and ended; answers wait while a thousand others begin or end."""
+        """Tell what began and ended; a busy worker tells of many answers a few at a time."""
         ended = len(self._ended)
-        for _ in range(-(-ended // _TOLD_SHARE) if self._busy else ended):
+        most = max(_TOLD_AT_ONCE, ended // 16) if self._busy else ended
+        for _ in range(min(ended, most)):
             self._driver.tell(self._ended.popleft())
         self._driver.hurry()
-        self._telling = False
-        if self._ended:
-            self._tell_soon()
+        self._telling = bool(self._ended)
+        if self._telling:
+            self._loop.call_later(_TELL_ON_S, self._tell)
 
     def _obey(self, order: Order) -> None:
         match order:
