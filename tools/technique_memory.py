@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from technique import Results, Technique, Told
+from technique_formats import draw_kv_formats, tell_kv_formats
 from technique_look import Dots, Lines, Panel, Rows, dot, point, spread
 from technique_words import model_of, ran, times
 
@@ -107,61 +108,6 @@ def _tell_prefix_cache(results: Results) -> Told:
     )
 
 
-def _draw_kv_formats(results: Results) -> list[Panel]:
-    weights, kv, kv8 = _kv_bytes(results)
-    lengths = [512 * 2**i for i in range(8)]
-    rows = [
-        point("KV int8 over bf16", n, (weights + n * kv) / (weights + n * kv8)) for n in lengths
-    ]
-    return [
-        Lines(
-            says="times fewer bytes in a decode step: a bound, not measured",
-            along="tokens of context in the batch, all sequences together",
-            rows=rows,
-            even=1.0,
-            dashed=["KV int8 over bf16"],
-        )
-    ]
-
-
-def _tell_kv_formats(results: Results) -> Told:
-    found = results["format_quality"]["as it is"]
-    told = found["conditions"]
-    outliers = results["format_quality"]["with outliers"]
-    plain, both = (found[name]["loss_over_fp32"] for name in ("int8", "int8, KV int8"))
-    four, spread_out, alone = (
-        each[name]["loss_over_fp32"]
-        for each, name in (
-            (found, "bf16, KV int4"),
-            (outliers, "bf16, KV int4"),
-            (outliers, "fp32, KV int4 without Hadamard"),
-        )
-    )
-    of_weights, wide, narrow = _kv_bytes(results)
-    return Told(
-        f"{narrow / wide:.0%} of the bytes (qwen3-0.6b: {narrow:,} instead of {wide:,} a token); "
-        f"loss {plain:+.2%} with int8 weights alone, {both:+.2%} with KV int8; KV int4 alone "
-        f"{four:+.2%}; embedded model",
-        f"Held-out loss over fp32: {plain:+.2%} with int8 weights, {both:+.2%} with KV int8 as "
-        f"well; {four:+.2%} with KV int4 and bf16 weights, {spread_out:+.2%} where channels of K "
-        f"are large, which would be {alone:+.2%} without Hadamard's matrix ({told['date']}, "
-        f"{model_of(told)}, {told['held_out_tokens']:,} tokens; "
-        "`python -m benchmarks.format_quality`). A token of qwen3-0.6b takes "
-        f"{narrow:,} instead of {wide:,} bytes, so a pool of the same memory holds "
-        f"{wide / narrow:.2f} times as many. In bf16 its K and V weigh as much as its int8 weights "
-        f"({of_weights / 1e6:,.0f} MB) once {of_weights / wide:,.0f} tokens are in the batch, all "
-        "sequences together: long before that there is little to gain, which is what the curve "
-        "shows. It is arithmetic over bytes and a bound, no measured speed.",
-    )
-
-
-def _kv_bytes(results: Results) -> tuple[int, int, int]:
-    """Bytes of qwen3-0.6b's int8 weights, and of a token's K and V in bf16 and in int8."""
-    facts = results["engine_peers"]["matches"][0]["sides"][0]["facts"]
-    wide = results["shared_prefix"]["conditions"]["kv_bytes_per_token"]
-    return facts["weight_bytes"], wide, facts["kv_bytes_per_token"]
-
-
 _KEEPS = ("snapkv", "streaming", "recent", "random")
 
 
@@ -260,8 +206,8 @@ MEMORY = (
         text="lossy",
         switch="`--kv int8`, `--kv int4`",
         loses="contexts are short beside the weights",
-        tell=_tell_kv_formats,
-        draw=_draw_kv_formats,
+        tell=tell_kv_formats,
+        draw=draw_kv_formats,
     ),
     Technique(
         page="kv_budget",

@@ -6,54 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from technique import Results, Technique, Told
-from technique_look import Dots, Lines, Panel, Rows, loss, point, spread
+from technique_formats import draw_weights, tell_weights
+from technique_look import Lines, Panel, Rows, loss, point, spread
 from technique_words import model_of, ran, times
-
-
-def _draw_weights(results: Results) -> list[Panel]:
-    lossy = results["compress_quality"]["as it is"]
-    steps = results["speculation"]["replayed"]["step_ms"]
-    return [
-        Dots(
-            says="held-out loss over the original, with 95 % intervals",
-            along="%",
-            rows=[loss(name, one) for name, one in lossy.items() if name != "original"],
-        ),
-        Lines(
-            says="ms of a step of qwen3-0.6b in int8",
-            along="rows of the step",
-            rows=[point("int8", int(n), both[0]) for n, both in steps.items()],
-        ),
-    ]
-
-
-def _tell_weights(results: Results) -> Told:
-    lossy, told = results["compress_quality"]["as it is"], results["compress_quality"]["conditions"]
-    lost = {
-        name: lossy[key]["loss_over_original"]
-        for name, key in (("int8", "int8 RTN"), ("rtn", "int4 RTN"), ("gptq", "int4 GPTQ"))
-    }
-    wide = results["prompt_speed"]["most_kept"]["128"]["full_s"]["measured"]
-    first = results["engine_peers"]["matches"][0]["sides"][0]["figures"]["ttft_s"]["median"]
-    steps = results["speculation"]["replayed"]["step_ms"]
-    ends = list(steps)
-    return Told(
-        f"loss {lost['int8']:+.2%} in int8, {lost['gptq']:+.2%} in int4 by GPTQ "
-        f"({lost['rtn']:+.2%} rounded to nearest), embedded model; a prompt of 128 tokens in "
-        f"{first:.2f} instead of {wide:.2f} s, qwen3-0.6b in int8 and bf16",
-        f"Held-out loss: int8 {lost['int8']:+.2%}, int4 rounded to nearest {lost['rtn']:+.2%}, by "
-        f"GPTQ {lost['gptq']:+.2%} ({told['date']}, {model_of(told)}, {told['held_out_tokens']:,} "
-        "tokens; `python -m benchmarks.compress_quality`).\n\n"
-        f"The first token of a prompt of 128 took {first:.2f} s in int8 and {wide:.2f} s in bf16: "
-        "qwen3-0.6b, random weights, two threads of one machine, but runs of different days "
-        "(`benchmarks.engine_peers`, `benchmarks.prompt_compression`), so take it as about "
-        f"{wide / first:.1g} ×. A step in int8 takes {steps[ends[0]][0]:.0f} ms with {ends[0]} "
-        "row, "
-        f"{steps['4'][0]:.0f} with 4, {steps[ends[-1]][0]:.0f} with {ends[-1]} "
-        f"({results['speculation']['replayed']['conditions']['date']}, the same shape): up to four "
-        "rows the weights' bytes decide, beyond them more and more the arithmetic, which int4 does "
-        "not make less.",
-    )
 
 
 def _draw_swiftkv(results: Results) -> list[Panel]:
@@ -273,8 +228,8 @@ MODELS = (
         text="lossy",
         switch="`--weights int8`, `--weights int4`",
         loses="int4: steps of many rows, where arithmetic binds",
-        tell=_tell_weights,
-        draw=_draw_weights,
+        tell=tell_weights,
+        draw=draw_weights,
     ),
     Technique(
         page="swiftkv",
