@@ -141,7 +141,8 @@ def tell_kv_formats(results: Results) -> Told:
         f"{_gains(steps[short])} as fast, over {_told(long)} {_gains(steps[long])}. Attention "
         f"reaches {_listed(reached)} there of what the machine was measured to read "
         f"at{_when(reached)}. A prompt of {under['prompt_tokens']} tokens: {_timed(prompt)}. "
-        f"{ran(under)}; medians of {_rounds(prompt)} rounds in turn; `python -m benchmarks.format_speed`.",
+        f"{ran(under)}; medians of {_rounds(prompt)} rounds in turn; "
+        "`python -m benchmarks.format_speed`.",
     )
 
 
