@@ -128,8 +128,8 @@ def one_round(given: Any, number: int, study: Study) -> None:
     trees = {lane: Tree(path, model, most) for lane, path in paths.items()}
     try:
         told = {lane: tree.told() for lane, tree in trees.items()}["now"]
-        told |= {"model": given.model, "prompt": PROMPT, "output": OUTPUT}
-        study.put("conditions", value=told | {"turn": given.steps, "seconds": given.seconds})
+        told |= {"model": given.model, "prompt": PROMPT, "output": [*OUTPUT]}
+        study.under(told | {"turn": given.steps, "seconds": given.seconds})
         for batch in given.batches:
             for tree in trees.values():
                 tree.begin(batch, number)

@@ -64,5 +64,5 @@ def test_rounds_are_added_and_must_be_alike(small):
     assert result["found"]["kv"]["2 x 256"]["int4"]["ms"]["n"] == 3
     assert small("--rounds", "2")["rounds"] == result["rounds"]
     format_speed.PROMPT = 32
-    with pytest.raises(SystemExit, match="name another --out"):
+    with pytest.raises(SystemExit, match=r"\(prompt_tokens\).*choose another --out"):
         small()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+from benchmarks.common import Study
 from benchmarks.lanes import ratio
 from benchmarks.speculation_bound import Case, Source, Twins, cell, half
 
@@ -110,3 +111,16 @@ def test_the_committed_result_keeps_the_promise():
         assert abs(control["ratio"] - 1) < 0.02, f"the method itself is off, {batch} at once"
         for name, found in row.items():
             assert found["low95"] >= 0.97, f"{name}, {batch} at once"
+
+
+def test_a_study_goes_on_under_its_conditions_alone(tmp_path):
+    out = tmp_path / "study.json"
+    first = Study(out)
+    first.under({"date": "2026-01-01", "seconds": 8.0})
+    first.put("cells", "1", value=2)
+    again = Study(out)
+    again.under({"date": "2026-01-02", "seconds": 8.0})
+    assert again.has("cells", "1")
+    assert again.result["conditions"]["date"] == "2026-01-01"
+    with pytest.raises(SystemExit, match="other conditions .seconds.: remove it"):
+        again.under({"date": "2026-01-02", "seconds": 16.0})

@@ -238,3 +238,16 @@ def test_many_at_once_are_all_told(loop, arrivals, connect):
         theirs.send(b"%d" % number)
     turn(loop, 8)
     assert [told.data for told, _ in watched] == [b"%d" % i for i in range(len(pairs))]
+
+
+def test_whoever_has_something_is_read_before_a_turn_ends(arrivals, connect):
+    streams = []
+    for _ in range(300):  # more than the kernel tells of at once
+        ours, theirs = connect()
+        streams.append((ours, arrivals.add(ours, Told(), lambda error: None)))
+        theirs.send(b"x")
+    time.sleep(0.05)
+    found = arrivals._library.penstock_arrivals(arrivals._epoll.fileno(), arrivals._found)
+    assert found == len(streams)
+    for ours, stream in streams:
+        arrivals.remove(ours, stream)

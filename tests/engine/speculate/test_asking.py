@@ -179,3 +179,13 @@ def test_a_hiccup_is_no_surcharge() -> None:
     surcharge.plain(5.0)
     surcharge.guessing(0.003)
     assert surcharge.seconds == pytest.approx(0.002)
+
+
+def test_a_step_for_comparison_is_none_with_prompts_in_it() -> None:
+    speculator = Speculator(Offers(), lambda rows: 1.0, None)  # type: ignore[arg-type]
+    generations: dict[Any, Any] = {0: SimpleNamespace(search=None, guess=[], tokens=[0])}
+    steps(speculator, ["a"], 100, right=1)
+    for _ in range(APART):
+        speculator.took(1.0, speculator.ask(generations.keys(), generations, 0))  # type: ignore[arg-type]
+    assert all(speculator.ask(generations.keys(), generations, 5) for _ in range(20))  # type: ignore[arg-type]
+    assert not speculator.ask(generations.keys(), generations, 0)  # type: ignore[arg-type]

@@ -82,10 +82,18 @@ class Speculator:
         }
         plain_s = self.step(rows)
         self._stake = min(self._stake, STAKE * plain_s)
-        limits = {"most_s": BET * self._stake, "more_s": self._surcharge.seconds}
-        if chosen := lengths(survival, rows, self.step, self.drafter.seconds, **limits):
+        chosen = lengths(
+            survival,
+            rows,
+            self.step,
+            self.drafter.seconds,
+            most_s=BET * self._stake,
+            more_s=self._surcharge.seconds,
+        )
+        if chosen:
             self._rests = 0
-            return {} if self._surcharge.due else chosen
+            # With prompts in it a step tells nothing, so none is given for comparison.
+            return {} if self._surcharge.due and not pending else chosen
         self._rest = self._rests = min(2 * self._rests + 1, MOST_RESTS)
         self._rested = rows
         return self._trial(rows)
